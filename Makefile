@@ -1,0 +1,50 @@
+# The two that matter: `make run` and `make test`. Each sets up what it needs.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+# DUMP=path  EPOCHS=n  MODEL=name  PARAMS="name=value name=value"
+RUN_FLAGS = $(if $(DUMP),--dump '$(DUMP)') $(if $(EPOCHS),--epochs '$(EPOCHS)') $(if $(MODEL),--model '$(MODEL)') \
+            $(foreach pair,$(PARAMS),--param '$(pair)')
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow compile lint format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  make run takes DUMP=path EPOCHS=n MODEL=name PARAMS="name=value name=value"'
+
+run: $(READY) ## Train on a drawn sample, or on DUMP=path, through the whole workflow on this machine
+	@$(BIN)/python -m pipelines run $(RUN_FLAGS)
+
+test: $(READY) ## Run the tests (under ten minutes)
+	@$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(READY) ## Run the tests that train for minutes
+	@$(BIN)/python -m pytest -m slow
+
+compile: $(READY) ## Write manifests/ from the workflow in pipelines/
+	@$(BIN)/python -m pipelines compile
+
+lint: $(READY) ## Check style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: $(READY) ## Format the code
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+clean: ## Remove the environment and what runs wrote
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+# Older pips lose themselves in resolving this set, hence the upgrade.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.12")'
+	@echo 'Installing into $(VENV) (once; PyTorch is large) ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --editable '.[train,pipelines,dev]'
+	@touch $@

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.device import _cgroup_cpus, limit_threads, pick_device
+from trainer.errors import TrainerError
+
+
+def test_a_device_that_is_not_there_is_named():
+    assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(TrainerError, match="'cuda:99'"):
+        pick_device("cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "cpus"),
+    [("cpu.max", "150000 100000\n", 1.5), ("cpu.max", "max 100000\n", None), ("none", "", None)],
+)
+def test_the_limit_of_the_container(tmp_path: Path, file: str, text: str, cpus: float | None):
+    (tmp_path / file).write_text(text)
+    assert _cgroup_cpus(tmp_path) == cpus
+
+
+def test_the_limit_of_an_older_container(tmp_path: Path):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("200000\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert _cgroup_cpus(tmp_path) == 2
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    assert _cgroup_cpus(tmp_path) is None
+
+
+def test_threads_are_never_raised():
+    before = torch.get_num_threads()
+    assert 1 <= limit_threads() <= before
+    torch.set_num_threads(before)

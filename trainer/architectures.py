@@ -1,0 +1,66 @@
+"""The models on offer, as numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.config import MODEL_NAMES
+from trainer.errors import TrainerError
+
+_HUB = "https://dl.fbaipublicfiles.com/detr/"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The sizes of a DETR; the field defaults are those of the paper (section 4 and appendix A.4)."""
+
+    backbone: str
+    """Name of a torchvision ResNet."""
+    last_layer: str = "layer4"
+    """Stage whose output feeds the transformer."""
+    dilated: bool = False
+    """Dilation in place of stride in the last stage ("DC5")."""
+    hidden_dim: int = 256
+    heads: int = 8
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    feedforward: int = 2048
+    dropout: float = 0.1
+    pre_norm: bool = False
+    """Normalise before each sub-layer (trains from random weights without a long warm-up) or after it."""
+    num_queries: int = 100
+    frozen_norm: bool = True
+    """Keep the backbone's batch normalisation and first stage at their pretrained values."""
+    coco_weights: str | None = None
+    """Where the authors publish the weights trained on COCO (91 class indices)."""
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "detr_tiny": Architecture(
+        backbone="resnet18",
+        last_layer="layer2",
+        hidden_dim=128,
+        encoder_layers=2,
+        decoder_layers=3,
+        feedforward=256,
+        dropout=0.0,
+        pre_norm=True,
+        num_queries=20,
+        frozen_norm=False,
+    ),
+    "detr_resnet50": Architecture("resnet50", coco_weights=_HUB + "detr-r50-e632da11.pth"),
+    "detr_resnet50_dc5": Architecture("resnet50", dilated=True, coco_weights=_HUB + "detr-r50-dc5-f0fb7ef5.pth"),
+    "detr_resnet101": Architecture("resnet101", coco_weights=_HUB + "detr-r101-2c7b67e5.pth"),
+    "detr_resnet101_dc5": Architecture("resnet101", dilated=True, coco_weights=_HUB + "detr-r101-dc5-a2e86def.pth"),
+}
+
+
+def architecture(name: str) -> Architecture:
+    """The numbers behind a model's name.
+
+    Raises:
+        TrainerError: no model has that name.
+    """
+    if name not in ARCHITECTURES:
+        raise TrainerError(f"unknown model '{name}'; it can be {', '.join(MODEL_NAMES)}")
+    return ARCHITECTURES[name]

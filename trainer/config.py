@@ -1,0 +1,198 @@
+"""What a training run is told: paths, model and hyperparameters, checked before torch is imported."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from trainer.errors import TrainerError
+
+ModelName = Literal["detr_tiny", "detr_resnet50", "detr_resnet50_dc5", "detr_resnet101", "detr_resnet101_dc5"]
+MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
+
+# What a model wants instead of the field defaults below, where the user says nothing. The field defaults
+# are the paper's (section 4 and appendix A.4); the small model starts from random weights, so its backbone
+# learns as fast as its transformer, and it sees small images in large batches.
+MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
+    "detr_tiny": {
+        "pretrained": None,
+        "epochs": 40,
+        "batch_size": 16,
+        "lr": 5e-4,
+        "warmup_steps": 50,
+        "lr_drop_at": 0.85,
+        "num_queries": 20,
+        "dropout": 0.0,
+        "image_size": 64,
+        "max_size": 128,
+        "workers": 0,
+        "eval_every": 4,
+        "checkpoint_every": 2,
+    },
+}
+
+
+class TrainConfig(BaseModel):
+    """One training run of a DETR.
+
+    A field left out (or given as null) takes the model's own default: for the R50 and R101 models those of
+    the paper (AdamW, lr 1e-4 and 1e-5 for the backbone, weight decay 1e-4, 300 epochs with a tenfold drop
+    at two thirds, clip 0.1; section 4 and appendix A.4 of arXiv 2005.12872), starting from the weights that
+    the authors trained on COCO; for `detr_tiny` those in `MODEL_DEFAULTS`.
+
+    Raises:
+        pydantic.ValidationError: a field is unknown or out of range. `TrainConfig.create` turns that into
+            a one-line `TrainerError`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset_dir: Path = Field(description="holds annotations/instances_train.json and instances_val.json")
+    output_dir: Path = Field(description="receives checkpoints/, log.jsonl, train.json and tensorboard/")
+    images_root: Path | None = Field(None, description="where relative file_name entries start; default dataset_dir")
+
+    model: ModelName = "detr_resnet50"
+    pretrained: str | None = Field("coco", description="coco, imagenet, none, or the path of a checkpoint")
+    num_queries: int = Field(100, ge=1, description="the most objects one image can be given")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    aux_loss: bool = Field(True, description="a loss on every decoder layer, not only on the last")
+
+    epochs: int = Field(300, ge=1)
+    batch_size: int = Field(2, ge=1)
+    lr: float = Field(1e-4, gt=0)
+    lr_backbone: float = Field(1e-5, ge=0, description="0 freezes the backbone")
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup_steps: int = Field(0, ge=0, description="optimizer steps over which both rates rise from 0")
+    lr_drop: int | None = Field(
+        None, ge=1, description="epoch after which both rates fall tenfold; default lr_drop_at of epochs"
+    )
+    lr_drop_at: float = Field(2 / 3, gt=0, le=1, description="share of the epochs before the drop")
+    clip_max_norm: float = Field(0.1, ge=0, description="gradient norm to clip at; 0 never clips")
+
+    ce_loss_coef: float = Field(1, ge=0)
+    bbox_loss_coef: float = Field(5, ge=0)
+    giou_loss_coef: float = Field(2, ge=0)
+    eos_coef: float = Field(0.1, ge=0, le=1, description="class weight of 'no object'")
+    set_cost_class: float = Field(1, ge=0)
+    set_cost_bbox: float = Field(5, ge=0)
+    set_cost_giou: float = Field(2, ge=0)
+
+    image_size: int = Field(800, ge=32, description="px of the shorter side when predicting")
+    max_size: int = Field(1333, ge=32, description="px that the longer side never exceeds")
+    augment: bool = Field(True, description="flip, scale and crop the training images")
+
+    seed: int = Field(0, ge=0, lt=2**32)
+    workers: int = Field(2, ge=0, description="processes that load images; 0 loads in this one")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    eval_every: int = Field(1, ge=1, description="epochs between validations; the last epoch always is")
+    checkpoint_every: int = Field(1, ge=1, description="epochs between writes of last.pth")
+    log_seconds: float = Field(10, gt=0, description="seconds between progress lines")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_model_defaults(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        # A null in YAML means "not given", except where it says "no pretrained weights".
+        chosen = {key: value for key, value in given.items() if value is not None or key == "pretrained"}
+        filled = {**MODEL_DEFAULTS.get(str(chosen.get("model")), {}), **chosen}
+        # A backbone without pretrained weights has everything to learn, like the rest of the model.
+        if "lr_backbone" not in chosen and _is_none(filled.get("pretrained", "coco")):
+            filled["lr_backbone"] = filled.get("lr", cls.model_fields["lr"].default)
+        return filled
+
+    @field_validator("pretrained", mode="before")
+    @classmethod
+    def _none_in_words(cls, value: Any) -> Any:
+        if _is_none(value):
+            return None
+        return str(value) if isinstance(value, Path) else value
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> TrainConfig:
+        if self.max_size < self.image_size:
+            raise ValueError(f"max_size {self.max_size} is below image_size {self.image_size}")
+        if self.set_cost_class == self.set_cost_bbox == self.set_cost_giou == 0:
+            raise ValueError("set_cost_class, set_cost_bbox and set_cost_giou cannot all be 0")
+        return self
+
+    @property
+    def drop_epoch(self) -> int:
+        """Number of epochs at the full learning rate."""
+        return self.lr_drop if self.lr_drop is not None else max(1, round(self.epochs * self.lr_drop_at))
+
+    @classmethod
+    def create(cls, hyperparameters: Mapping[str, Any] | None = None, **fields: Any) -> TrainConfig:
+        """Builds a configuration from named fields, with a dict of hyperparameters laid over them.
+
+        Args:
+            hyperparameters: what the user wrote in YAML; wins over `fields`. It cannot set the paths.
+            fields: any field of the configuration; None means "not given".
+
+        Raises:
+            TrainerError: one line that names the field, what was given and, for a misspelt name, the
+                closest known ones.
+        """
+        if hyperparameters is not None and not isinstance(hyperparameters, Mapping):
+            raise TrainerError(f"hyperparameters must be a mapping of names to values, not {hyperparameters!r}")
+        given = {key: value for key, value in fields.items() if value is not None}
+        for key, value in (hyperparameters or {}).items():
+            if key in _PATH_FIELDS:
+                raise TrainerError(f"hyperparameter '{key}' is set by the pipeline; remove it")
+            if key not in cls.model_fields:
+                raise TrainerError(_unknown("hyperparameter", str(key)))
+            given[key] = value
+        return parse(given)
+
+
+def _is_none(pretrained: Any) -> bool:
+    """Whether the field says "no pretrained weights", in YAML or in words."""
+    return pretrained is None or str(pretrained).strip().lower() in ("", "none", "null", "false")
+
+
+_PATH_FIELDS = ("dataset_dir", "output_dir", "images_root")
+
+
+def parse(given: Mapping[str, Any]) -> TrainConfig:
+    """Validates a plain mapping of fields.
+
+    Raises:
+        TrainerError: the first thing that is wrong, in one line.
+    """
+    try:
+        return TrainConfig.model_validate(dict(given))
+    except ValidationError as error:
+        raise TrainerError(_in_one_line(error)) from None
+
+
+def _in_one_line(error: ValidationError) -> str:
+    """The first complaint, with the field's name, the value and the reason."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return _unknown("field", field)
+    if first["type"] == "missing":
+        return f"field '{field}' is missing"
+    reason = first["msg"].removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
+    if not field:
+        return " ".join(reason.split())
+    if field == "model":
+        close = difflib.get_close_matches(str(first["input"]), MODEL_NAMES, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"field 'model' is {first['input']!r}; it can be {', '.join(MODEL_NAMES)}{hint}"
+    if field == "device":
+        reason = "it can be auto, cpu, cuda, cuda:N or mps"
+    return " ".join(f"field '{field}' is {first['input']!r}: {reason}".split())
+
+
+def _unknown(kind: str, name: str) -> str:
+    """A line about a name that is not a field, with the closest that are."""
+    settable = [field for field in TrainConfig.model_fields if field not in _PATH_FIELDS]
+    close = difflib.get_close_matches(name, settable, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"the known ones are {', '.join(settable)}"
+    return f"unknown {kind} '{name}'; {hint}"

@@ -1,0 +1,150 @@
+"""The set prediction loss (section 3.1, equation 2, and appendix A.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.boxes import cxcywh_to_xyxy, generalized_iou
+from trainer.matcher import HungarianMatcher, Match
+
+LOSSES = ("loss_ce", "loss_bbox", "loss_giou")
+
+
+class SetCriterion(nn.Module):
+    """Matches predictions to objects, layer by layer, and measures how far they are off."""
+
+    class_weight: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        matcher: HungarianMatcher | None = None,
+        *,
+        ce_loss_coef: float = 1,
+        bbox_loss_coef: float = 5,
+        giou_loss_coef: float = 2,
+        eos_coef: float = 0.1,
+    ) -> None:
+        """Takes C, the matcher, the weights of the three losses and of the class "no object"."""
+        super().__init__()
+        self.num_classes = num_classes
+        self.matcher = matcher if matcher is not None else HungarianMatcher()
+        self.weights = dict(zip(LOSSES, (ce_loss_coef, bbox_loss_coef, giou_loss_coef), strict=True))
+        class_weight = torch.ones(num_classes + 1)
+        class_weight[-1] = eos_coef
+        self.register_buffer("class_weight", class_weight, persistent=False)
+
+    def forward(self, outputs: dict[str, Any], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The losses, unweighted, each a scalar.
+
+        Args:
+            outputs: of the model: `pred_logits` `[B, Q, C + 1]`, `pred_boxes` `[B, Q, 4]`, and perhaps
+                `aux_outputs`.
+            targets: for each image `labels` int64 `[n]` in 0..C-1 and `boxes` `[n, 4]` (cx, cy, w, h in
+                fractions of the image).
+
+        Returns:
+            For the last layer `loss_ce`, `loss_bbox`, `loss_giou` and, for people to look at, `class_error`
+            (percent of matched predictions with the wrong class, 0 where there are no objects) and
+            `cardinality_error` (mean absolute difference in the number of objects). For earlier layer i
+            `loss_ce_i` and so on.
+            The two box losses are sums over matched pairs divided by the number of objects in the batch
+            (over the number of processes, and at least 1).
+        """
+        # The last layer first, so that its losses take the plain names.
+        layers = [outputs, *outputs.get("aux_outputs", [])]
+        logits = torch.stack([layer["pred_logits"] for layer in layers])
+        boxes = torch.stack([layer["pred_boxes"] for layer in layers])
+        matches = self.matcher.match_layers(logits, boxes, targets)
+        image, query, label, truth = _gather(matches, targets, logits.device)
+
+        layer_index = torch.arange(len(layers), device=logits.device)[:, None]
+        matched_boxes = boxes[layer_index, image, query]
+        num_boxes = _count_boxes(targets, logits.device)
+        by_layer = {
+            "loss_ce": self._classification(logits, layer_index, image, query, label),
+            "loss_bbox": (matched_boxes - truth).abs().sum((1, 2)) / num_boxes,
+            "loss_giou": _giou_loss(matched_boxes, truth) / num_boxes,
+        }
+        losses = {}
+        for index in range(len(layers)):
+            suffix = f"_{index - 1}" if index else ""
+            for name in LOSSES:
+                losses[name + suffix] = by_layer[name][index]
+        losses.update(_errors(logits[0], image, query[0], label[0], targets))
+        return losses
+
+    def weighted(self, losses: dict[str, Tensor]) -> Tensor:
+        """The scalar to minimise: the losses of all layers under their weights."""
+        total = [losses[name] * self.weights[name] for name in LOSSES]
+        for name, value in losses.items():
+            stem, _, layer = name.rpartition("_")
+            if layer.isdigit():
+                total.append(value * self.weights[stem])
+        return torch.stack(total).sum()
+
+    def _classification(self, logits: Tensor, layer: Tensor, image: Tensor, query: Tensor, label: Tensor) -> Tensor:
+        """Weighted cross-entropy of every layer, `[L]`: the mean over all queries under class weights."""
+        wanted = torch.full(logits.shape[:3], self.num_classes, dtype=torch.int64, device=logits.device)
+        wanted[layer, image, query] = label
+        per_query = functional.cross_entropy(
+            logits.flatten(0, 2), wanted.flatten(), self.class_weight, reduction="none"
+        )
+        weight = self.class_weight[wanted]
+        return per_query.view_as(weight).sum((1, 2)) / weight.sum((1, 2))
+
+
+def _gather(
+    matches: list[list[Match]], targets: list[dict[str, Tensor]], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Lays the N matched pairs of a batch side by side.
+
+    Returns:
+        The image `[N]` that a pair belongs to, and for each of the L layers its query `[L, N]`, the label
+        `[L, N]` and the box `[L, N, 4]` of its object.
+    """
+    image = torch.cat([torch.full_like(query, index) for index, (query, _) in enumerate(matches[0])])
+    offsets, start = [], 0
+    for target in targets:
+        offsets.append(start)
+        start += len(target["labels"])
+    query = torch.stack([torch.cat([pair[0] for pair in layer]) for layer in matches])
+    order = torch.stack(
+        [torch.cat([pair[1] + at for pair, at in zip(layer, offsets, strict=True)]) for layer in matches]
+    )
+    image, query, order = image.to(device), query.to(device), order.to(device)
+    labels = torch.cat([target["labels"] for target in targets])
+    truth = torch.cat([target["boxes"] for target in targets])
+    return image, query, labels[order], truth[order]
+
+
+def _giou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
+    """One minus generalised IoU, summed over pairs: two `[L, N, 4]` (cx, cy, w, h) to `[L]`."""
+    return (1 - generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth))).sum(1)
+
+
+def _count_boxes(targets: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+    """Objects in the batch over all processes, divided by their number, at least 1: a scalar."""
+    count = torch.tensor(float(sum(len(target["labels"]) for target in targets)), device=device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        count = count / torch.distributed.get_world_size()
+    return count.clamp(min=1)
+
+
+@torch.no_grad()
+def _errors(
+    logits: Tensor, image: Tensor, query: Tensor, label: Tensor, targets: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The two figures that people watch, from the last layer's logits `[B, Q, C + 1]`."""
+    no_object = logits.shape[-1] - 1
+    sizes = torch.tensor([float(len(target["labels"])) for target in targets], device=logits.device)
+    predicted = (logits.argmax(-1) != no_object).sum(1).float()
+    # Among matched predictions, as the authors do, "no object" counts as a wrong answer.
+    right = (logits[image, query].argmax(-1) == label).float()
+    wrong = 100 - 100 * right.mean() if len(right) else torch.zeros((), device=logits.device)
+    return {"class_error": wrong, "cardinality_error": (predicted - sizes).abs().mean()}

@@ -1,0 +1,155 @@
+"""DETR: a backbone, a transformer and a prediction head for every object query."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.architectures import Architecture, architecture
+from trainer.backbone import Backbone, BackboneWithPosition
+from trainer.boxes import cxcywh_to_xyxy
+from trainer.position import SinePositionEncoding
+from trainer.pretrained import load_pretrained, norm_of
+from trainer.transformer import Transformer
+
+
+class BoxHead(nn.Module):
+    """A perceptron of three layers with ReLU between them (section 3.2, "Prediction FFNs")."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps objects `[..., dim]` to box logits `[..., 4]`."""
+        for layer in self.layers[:-1]:
+            x = functional.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class DETR(nn.Module):
+    """The detector of Carion et al. 2020, with the authors' names and shapes in its state dict."""
+
+    def __init__(self, design: Architecture, num_classes: int, aux_loss: bool = False) -> None:
+        """Builds the network with random weights.
+
+        Args:
+            design: the sizes.
+            num_classes: C; the class head has C + 1 rows, of which the last is "no object".
+            aux_loss: return the predictions of the earlier decoder layers as well.
+        """
+        super().__init__()
+        self.transformer = Transformer(
+            design.hidden_dim,
+            design.heads,
+            design.encoder_layers,
+            design.decoder_layers,
+            design.feedforward,
+            design.dropout,
+            design.pre_norm,
+        )
+        backbone = Backbone(design.backbone, design.last_layer, design.dilated, design.frozen_norm)
+        self.class_embed = nn.Linear(design.hidden_dim, num_classes + 1)
+        self.bbox_embed = BoxHead(design.hidden_dim)
+        self.query_embed = nn.Embedding(design.num_queries, design.hidden_dim)
+        self.input_proj = nn.Conv2d(backbone.num_channels, design.hidden_dim, kernel_size=1)
+        self.backbone = BackboneWithPosition(backbone, SinePositionEncoding(design.hidden_dim))
+        self.aux_loss = aux_loss
+        self.recipe: dict[str, Any] = {}
+
+    def forward(self, images: Tensor, padding_mask: Tensor) -> dict[str, Any]:
+        """Predicts a fixed number of objects for each image.
+
+        Args:
+            images: `[B, 3, H, W]`, normalised as for ImageNet, zero where padded.
+            padding_mask: bool `[B, H, W]`, True where padded.
+
+        Returns:
+            `pred_logits` `[B, Q, C + 1]`; `pred_boxes` `[B, Q, 4]` as cx, cy, w, h in fractions of the
+            unpadded image; with `aux_loss` also `aux_outputs`, a list of the same pair for every decoder
+            layer but the last, first layer first.
+        """
+        features, mask, position = self.backbone(images, padding_mask)
+        objects = self.transformer(self.input_proj(features), mask, self.query_embed.weight, position)
+        logits = self.class_embed(objects)
+        boxes = self.bbox_embed(objects).sigmoid()
+        outputs: dict[str, Any] = {"pred_logits": logits[-1], "pred_boxes": boxes[-1]}
+        if self.aux_loss:
+            outputs["aux_outputs"] = [
+                {"pred_logits": layer_logits, "pred_boxes": layer_boxes}
+                for layer_logits, layer_boxes in zip(logits[:-1], boxes[:-1], strict=True)
+            ]
+        return outputs
+
+
+def build_model(
+    name: str,
+    num_classes: int,
+    pretrained: str | None = None,
+    *,
+    num_queries: int | None = None,
+    dropout: float | None = None,
+    aux_loss: bool = False,
+    frozen_norm: bool | None = None,
+) -> DETR:
+    """Builds one of the named models.
+
+    Args:
+        name: one of `trainer.config.MODEL_NAMES`.
+        num_classes: C, not counting "no object".
+        pretrained: "coco" for the authors' weights, "imagenet" for torchvision's backbone weights, the path
+            of a checkpoint (the authors' or ours), or None for random weights. A class head or query
+            embedding whose size differs is made anew; everything else must fit.
+        num_queries: how many objects an image can be given; None for the model's own number.
+        dropout: None for the model's own.
+        aux_loss: return the predictions of the earlier decoder layers as well.
+        frozen_norm: keep batch normalisation and the first stage of the backbone fixed. None keeps them as
+            the weights were made: fixed for "coco", "imagenet" and the authors' files, as the checkpoint
+            says for ours, and the model's own habit without weights, which for the paper's models is fixed.
+            To train one of those from random weights, pass False.
+
+    Raises:
+        TrainerError: the name is unknown, or the weights cannot be had or do not fit.
+    """
+    design = architecture(name)
+    if frozen_norm is None:
+        frozen_norm = norm_of(pretrained, default=design.frozen_norm)
+    changes: dict[str, Any] = {"frozen_norm": frozen_norm}
+    if num_queries is not None:
+        changes["num_queries"] = num_queries
+    if dropout is not None:
+        changes["dropout"] = dropout
+    design = Architecture(**{**vars(design), **changes})
+    model = DETR(design, num_classes, aux_loss)
+    model.recipe = {
+        "name": name,
+        "num_classes": num_classes,
+        "num_queries": design.num_queries,
+        "dropout": design.dropout,
+        "frozen_norm": design.frozen_norm,
+    }
+    if pretrained is not None:
+        load_pretrained(model, pretrained, name, design)
+    return model
+
+
+@torch.no_grad()
+def post_process(outputs: dict[str, Any], target_sizes: Tensor) -> list[dict[str, Tensor]]:
+    """Turns predictions into detections in pixels.
+
+    Args:
+        outputs: of the model, for B images.
+        target_sizes: `[B, 2]`, height and width in pixels of the image to draw on.
+
+    Returns:
+        For each image `scores` `[Q]` (the probability of the best class other than "no object"), `labels`
+        `[Q]` (its index) and `boxes` `[Q, 4]` (x0, y0, x1, y1 in pixels, which may reach over the edge).
+    """
+    scores, labels = outputs["pred_logits"].softmax(-1)[..., :-1].max(-1)
+    height, width = target_sizes.to(outputs["pred_boxes"]).unbind(1)
+    scale = torch.stack([width, height, width, height], dim=1)[:, None]
+    boxes = cxcywh_to_xyxy(outputs["pred_boxes"]) * scale
+    return [{"scores": s, "labels": c, "boxes": b} for s, c, b in zip(scores, labels, boxes, strict=True)]

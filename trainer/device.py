@@ -1,0 +1,56 @@
+"""Where to compute, and with how many threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from trainer.errors import TrainerError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; "auto" takes the first of CUDA, MPS and the CPU that is there.
+
+    Raises:
+        TrainerError: the device is not on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise TrainerError(f"device '{name}' is not on this machine; set device to auto or cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise TrainerError(f"device '{name}' is not on this machine; set device to auto or cpu")
+    return device
+
+
+def limit_threads() -> int:
+    """Keeps torch within the CPU share of the container and returns the number of threads.
+
+    torch counts the cores of the node; in a pod that may use two of them, a thread for every core makes
+    each wait for the others.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_cpus()
+    if quota is not None:
+        allowed = min(allowed, max(1, round(quota)))
+    if allowed < torch.get_num_threads():
+        torch.set_num_threads(allowed)
+    return torch.get_num_threads()
+
+
+def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """The CPU limit of this container in cores (cgroup version 2, then 1); None without a limit."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    return int(quota) / int(period) if quota.isdigit() else None

@@ -1,0 +1,11 @@
+"""The one exception whose message is meant for the person who started the training."""
+
+from __future__ import annotations
+
+
+class TrainerError(Exception):
+    """Something the user can put right.
+
+    The message is a single line that names the file or field, what is wrong with it, and the remedy, so a
+    step may print it as it stands and exit without a traceback.
+    """

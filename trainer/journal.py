@@ -1,0 +1,111 @@
+"""What a training tells: log.jsonl for programs, TensorBoard for curves, plain lines for people."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger("trainer")
+
+
+class Journal:
+    """Appends one JSON object an epoch to `log.jsonl` and the same numbers to TensorBoard."""
+
+    def __init__(self, output_dir: Path, epochs_done: int, steps_done: int) -> None:
+        """Opens the journal of a run that has so many epochs and steps behind it.
+
+        What a killed run wrote after its last checkpoint is dropped, as those epochs are run again.
+        """
+        self.path = output_dir / "log.jsonl"
+        output_dir.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in read_log(self.path) if row["epoch"] <= epochs_done]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self._board = _open_board(output_dir / "tensorboard", steps_done)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Writes an epoch's numbers."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        if self._board is None:
+            return
+        for part in ("train", "val"):
+            for name, value in (row[part] or {}).items():
+                self._board.add_scalar(f"{part}/{name}", value, row["step"])
+        for name in ("lr", "lr_backbone", "seconds_per_step"):
+            self._board.add_scalar(name, row[name], row["step"])
+        self._board.flush()
+
+    def close(self) -> None:
+        """Closes TensorBoard's file."""
+        if self._board is not None:
+            self._board.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log; a line that a kill cut short is passed over."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return rows
+
+
+def _open_board(folder: Path, steps_done: int) -> Any:
+    """A TensorBoard writer, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        _log.info("tensorboard is not installed; log.jsonl has the curves")
+        return None
+    return SummaryWriter(str(folder), purge_step=steps_done + 1 if steps_done else None)
+
+
+class Progress:
+    """A line every few seconds while an epoch runs."""
+
+    def __init__(self, epochs: int, steps_per_epoch: int, every_seconds: float) -> None:
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.every_seconds = every_seconds
+        self._started = self._spoke = time.monotonic()
+        self._steps = self._steps_then = 0
+
+    def step(self, epoch: int, step_in_epoch: int, loss: float) -> None:
+        """Counts a step, and says where training is when it is time to; `epoch` is complete epochs."""
+        self._steps += 1
+        now = time.monotonic()
+        if now - self._spoke < self.every_seconds:
+            return
+        pace = (now - self._spoke) / (self._steps - self._steps_then)
+        self._spoke, self._steps_then = now, self._steps
+        _log.info(
+            "epoch %d/%d, step %d/%d: loss %.3f, %.3f s/step, %s left",
+            epoch + 1,
+            self.epochs,
+            step_in_epoch,
+            self.steps_per_epoch,
+            loss,
+            pace,
+            in_words(self.left(epoch, step_in_epoch)),
+        )
+
+    def left(self, epoch: int, step_in_epoch: int) -> float:
+        """Seconds to the end at the pace so far, validation included."""
+        pace = (time.monotonic() - self._started) / max(1, self._steps)
+        return pace * ((self.epochs - epoch) * self.steps_per_epoch - step_in_epoch)
+
+
+def in_words(seconds: float) -> str:
+    """A duration to be read: "45 s", "3 min 20 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,142 @@
+"""Everything that a run cut off at any step needs to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from trainer import checkpoint
+from trainer.config import TrainConfig
+from trainer.data import Category
+from trainer.detr import DETR
+from trainer.engine import Averages
+from trainer.errors import TrainerError
+
+_SETTINGS = ("full_lr", "weight_decay")
+
+
+@dataclass
+class Position:
+    """Where a run is, in plain values."""
+
+    epoch: int = 0
+    """Complete epochs."""
+    step_in_epoch: int = 0
+    """Optimizer steps taken in the epoch under way."""
+    step: int = 0
+    """Optimizer steps in all."""
+    seconds: float = 0.0
+    """Time spent up to the last checkpoint, over all processes that worked on the run."""
+    train_seconds: float = 0.0
+    """The part of it spent in optimizer steps."""
+    epoch_seconds: float = 0.0
+    """Time spent in the epoch under way."""
+    best_epoch: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    """Validation figures of the best epoch."""
+    latest: dict[str, float] = field(default_factory=dict)
+    """Validation figures of the last epoch that was validated."""
+
+
+@dataclass
+class RunState:
+    """A run under way: what learns, and where it is."""
+
+    config: TrainConfig
+    categories: list[Category]
+    model: DETR
+    optimizer: Optimizer
+    position: Position = field(default_factory=Position)
+    averages: Averages = field(default_factory=Averages)
+
+    @property
+    def last_path(self) -> Path:
+        """The checkpoint to go on from."""
+        return self.config.output_dir / "checkpoints" / "last.pth"
+
+    @property
+    def best_path(self) -> Path:
+        """The checkpoint to use."""
+        return self.config.output_dir / "checkpoints" / "best.pth"
+
+    def save_last(self) -> None:
+        """Writes the checkpoint to go on from."""
+        random = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random["cuda"] = torch.cuda.get_rng_state()
+        content = {
+            **self._to_use(self.position.latest),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {"epoch": self.position.epoch, "step": self.position.step},
+            "rng": random,
+            "position": asdict(self.position),
+            "averages": self.averages.state_dict(),
+        }
+        checkpoint.save(self.last_path, content)
+
+    def save_best(self) -> None:
+        """Writes the checkpoint to use, without what only training needs."""
+        checkpoint.save(self.best_path, self._to_use(self.position.best))
+
+    def _to_use(self, metrics: dict[str, float]) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "model_config": dict(self.model.recipe),
+            "class_names": [category.name for category in self.categories],
+            "category_ids": [category.id for category in self.categories],
+            "image_size": self.config.image_size,
+            "max_size": self.config.max_size,
+            "metrics": dict(metrics),
+            "epoch": self.position.epoch,
+            "config": self.config.model_dump(mode="json"),
+        }
+
+    def resume(self, content: dict[str, Any]) -> None:
+        """Takes up where the run that wrote `content` was."""
+        self.model.load_state_dict(content["model"])
+        wanted = [{name: group[name] for name in _SETTINGS} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(content["optimizer"])
+        # What the optimizer has gathered comes from the file; what the user may change, from the user.
+        for group, settings in zip(self.optimizer.param_groups, wanted, strict=True):
+            group.update(settings)
+        self.position = Position(**content["position"])
+        self.averages.load_state_dict(content["averages"])
+        torch.set_rng_state(content["rng"]["cpu"])
+        if "cuda" in content["rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(content["rng"]["cuda"])
+
+
+def find_last(config: TrainConfig, categories: list[Category]) -> dict[str, Any] | None:
+    """The checkpoint of an earlier run into the same folder; None when there is none.
+
+    Raises:
+        TrainerError: it is damaged, or of another model or other classes.
+    """
+    path = config.output_dir / "checkpoints" / "last.pth"
+    if not path.is_file():
+        return None
+    content = checkpoint.read(path)
+    remedy = f"; use another output_dir, or delete {path}"
+    if not {"position", "optimizer", "rng", "averages", "config", "category_ids"} <= set(content):
+        raise TrainerError(f"{path} is not a checkpoint that training can go on from{remedy}")
+    before, now = _must_agree(content["config"]), _must_agree(config.model_dump(mode="json"))
+    for name, value in now.items():
+        if before[name] != value:
+            raise TrainerError(f"{path} was trained with {name} {before[name]}, not {value}{remedy}")
+    classes = list(zip(content["category_ids"], content["class_names"], strict=True))
+    if classes != [(category.id, category.name) for category in categories]:
+        raise TrainerError(
+            f"{path} was trained on classes {', '.join(content['class_names'])},"
+            f" not {', '.join(category.name for category in categories)}{remedy}"
+        )
+    return content
+
+
+def _must_agree(config: dict[str, Any]) -> dict[str, Any]:
+    """What decides which weights there are and which of them train; other fields may change on the way."""
+    frozen = "frozen" if config["lr_backbone"] == 0 else "trained"
+    return {**{name: config[name] for name in ("model", "num_queries", "pretrained")}, "backbone": frozen}

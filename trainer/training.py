@@ -1,0 +1,340 @@
+"""Training from a configuration to checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.coco_eval import coco_metrics
+from trainer.config import TrainConfig
+from trainer.criterion import SetCriterion
+from trainer.data import (
+    CocoDetection,
+    EpochSampler,
+    Transform,
+    annotation_file,
+    eval_loader,
+    train_loader,
+)
+from trainer.detr import DETR, build_model
+from trainer.device import limit_threads, pick_device
+from trainer.engine import predict, train_one_epoch
+from trainer.errors import TrainerError
+from trainer.interrupt import Interrupt
+from trainer.journal import Journal, Progress, in_words
+from trainer.matcher import HungarianMatcher
+from trainer.run_state import RunState, find_last
+from trainer.schedule import set_rates
+from trainer.transforms import EvalTransform, LightTransform, PaperTransform
+
+_log = logging.getLogger("trainer")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run left behind."""
+
+    best_checkpoint: Path
+    """Weights of the epoch with the best AP on the validation images, then AP50."""
+    last_checkpoint: Path
+    log: Path
+    """One JSON object an epoch."""
+    summary: dict[str, Any]
+    """The content of `train.json`."""
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Trains a DETR, or takes up a run that was cut off, and returns when its last epoch is done.
+
+    The run lives in `config.output_dir`: `checkpoints/last.pth` and `best.pth`, `log.jsonl`, `train.json`
+    and `tensorboard/`. Called again with the same configuration it goes on from `last.pth`, to the same
+    weights (on a CPU, to the bit) as a run that was never cut off; a finished run returns at once.
+
+    Args:
+        config: of the run; see `TrainConfig`.
+
+    Raises:
+        TrainerError: the dataset, the weights or an earlier run in `output_dir` do not fit, or the loss
+            stopped being finite (`last.pth` is then from before).
+        SystemExit: with code 143 after SIGTERM, once `last.pth` is written.
+    """
+    with Interrupt() as interrupt:
+        threads = limit_threads()
+        device = pick_device(config.device)
+        train_set, val_set = _open_datasets(config)
+        earlier = find_last(config, train_set.categories)
+        torch.manual_seed(config.seed)
+        state = _new_state(config, train_set, device, earlier)
+        if earlier is not None:
+            state.resume(earlier)
+        if state.position.epoch < config.epochs:
+            _log.info("training on %s with %d threads", device, threads)
+            _run(state, train_set, val_set, device, interrupt)
+        else:
+            _log.info("the run in %s has its %d epochs already", config.output_dir, state.position.epoch)
+        return _finish(state, train_set, val_set, device)
+
+
+def _open_datasets(config: TrainConfig) -> tuple[CocoDetection, CocoDetection]:
+    """The images to learn from and those to validate on, under one numbering of the classes."""
+    augment: Transform = EvalTransform(config.image_size, config.max_size)
+    if config.augment:
+        kind = LightTransform if config.model == "detr_tiny" else PaperTransform
+        augment = kind(config.image_size, config.max_size)
+    train_file = annotation_file(config.dataset_dir, "train")
+    train_set = CocoDetection(train_file, augment, images_root=config.images_root, seed=config.seed)
+    if not train_set.categories:
+        raise TrainerError(f"{train_file} names no categories; give the CVAT project its labels")
+    if not len(train_set) or not train_set.num_boxes:
+        raise TrainerError(
+            f"{train_file} has {len(train_set)} images and {train_set.num_boxes} boxes; there is nothing"
+            " to learn, so annotate some images"
+        )
+    val_set = CocoDetection(
+        annotation_file(config.dataset_dir, "val"),
+        EvalTransform(config.image_size, config.max_size),
+        images_root=config.images_root,
+        label_of=train_set.label_of,
+    )
+    if train_set.most_boxes > config.num_queries:
+        _log.warning(
+            "an image has %d boxes but the model finds at most %d; raise num_queries",
+            train_set.most_boxes,
+            config.num_queries,
+        )
+    _log.info(
+        "%d images with %d boxes to train on, %d with %d to validate on, classes: %s",
+        len(train_set),
+        train_set.num_boxes,
+        len(val_set),
+        val_set.num_boxes,
+        ", ".join(category.name for category in train_set.categories),
+    )
+    return train_set, val_set
+
+
+def _new_state(
+    config: TrainConfig, train_set: CocoDetection, device: torch.device, earlier: dict[str, Any] | None
+) -> RunState:
+    """Model and optimizer as they are before the first step."""
+    model = build_model(
+        config.model,
+        len(train_set.categories),
+        # A run taken up again has its weights, and the file or address of the first ones may be gone by now.
+        config.pretrained if earlier is None else None,
+        num_queries=config.num_queries,
+        dropout=config.dropout,
+        aux_loss=config.aux_loss,
+        frozen_norm=_frozen_norm(config) if earlier is None else earlier["model_config"]["frozen_norm"],
+    ).to(device)
+    return RunState(config, train_set.categories, model, _optimizer(model, config))
+
+
+def _frozen_norm(config: TrainConfig) -> bool | None:
+    """Normalisation statistics are only worth keeping where somebody has estimated them."""
+    if config.pretrained is None:
+        return False
+    return True if config.pretrained in ("coco", "imagenet") else None
+
+
+def _optimizer(model: DETR, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW with a rate of its own for the backbone (appendix A.4)."""
+    if config.lr_backbone == 0:
+        model.backbone.requires_grad_(False)
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    groups = [
+        {"params": [w for name, w in named if not name.startswith("backbone.")], "full_lr": config.lr},
+        {"params": [w for name, w in named if name.startswith("backbone.")], "full_lr": config.lr_backbone},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _run(
+    state: RunState,
+    train_set: CocoDetection,
+    val_set: CocoDetection,
+    device: torch.device,
+    interrupt: Interrupt,
+) -> None:
+    """The epochs that are still to come."""
+    config, position = state.config, state.position
+    criterion = SetCriterion(
+        len(state.categories),
+        HungarianMatcher(config.set_cost_class, config.set_cost_bbox, config.set_cost_giou),
+        ce_loss_coef=config.ce_loss_coef,
+        bbox_loss_coef=config.bbox_loss_coef,
+        giou_loss_coef=config.giou_loss_coef,
+        eos_coef=config.eos_coef,
+    ).to(device)
+    sampler = EpochSampler(len(train_set), config.batch_size, config.seed)
+    loader = train_loader(train_set, sampler, config.workers)
+    val_loader = eval_loader(val_set, config.batch_size, config.workers)
+    journal = Journal(config.output_dir, position.epoch, position.step)
+    progress = Progress(config.epochs, len(sampler), config.log_seconds)
+    clock = _Clock()
+
+    def before_step() -> None:
+        set_rates(state.optimizer, config, position.epoch, position.step)
+
+    def after_step(figures: dict[str, float], images: int) -> None:
+        state.averages.add(figures, images)
+        position.step += 1
+        position.step_in_epoch += 1
+        position.train_seconds += clock.lap(position)
+        progress.step(position.epoch, position.step_in_epoch, figures["loss"])
+        leave_if_asked()
+
+    def leave_if_asked() -> None:
+        if interrupt.wanted:
+            clock.lap(position)
+            state.save_last()
+            _log.info("asked to stop; %s has everything to go on", state.last_path)
+            raise SystemExit(143)
+
+    try:
+        while position.epoch < config.epochs:
+            clock.lap(position)
+            sampler.epoch, sampler.first_batch = position.epoch, position.step_in_epoch
+            try:
+                train_one_epoch(
+                    state.model,
+                    criterion,
+                    state.optimizer,
+                    loader,
+                    device,
+                    clip_max_norm=config.clip_max_norm,
+                    before_step=before_step,
+                    after_step=after_step,
+                )
+            except TrainerError as error:
+                raise TrainerError(f"epoch {position.epoch + 1}, step {position.step_in_epoch + 1}: {error}") from None
+            validation = None
+            if (position.epoch + 1) % config.eval_every == 0 or position.epoch + 1 == config.epochs:
+                validation = _validate(state, criterion, val_set, val_loader, device, leave_if_asked)
+            clock.lap(position)
+            _end_epoch(state, journal, progress, validation)
+    finally:
+        journal.close()
+
+
+class _Clock:
+    """Adds the time since it was last asked to where the run keeps its account."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def lap(self, position: Any) -> float:
+        now = time.monotonic()
+        spent, self._last = now - self._last, now
+        position.seconds += spent
+        position.epoch_seconds += spent
+        return spent
+
+
+def _validate(
+    state: RunState,
+    criterion: SetCriterion,
+    val_set: CocoDetection,
+    loader: Any,
+    device: torch.device,
+    leave_if_asked: Any,
+) -> dict[str, float] | None:
+    """Losses and COCO's twelve numbers on the validation images; None when there are none."""
+    if not len(val_set):
+        return None
+    category_ids = [category.id for category in state.categories]
+    predictions, losses = predict(
+        state.model, loader, device, category_ids, criterion=criterion, after_batch=leave_if_asked
+    )
+    metrics, _ = coco_metrics(val_set.coco, predictions)
+    kept = {name: losses[name] for name in ("loss", "loss_ce", "loss_bbox", "loss_giou")}
+    return {**kept, **metrics}
+
+
+def _end_epoch(state: RunState, journal: Journal, progress: Progress, validation: dict[str, float] | None) -> None:
+    """Counts the epoch, then writes checkpoints, log and a line to read."""
+    config, position = state.config, state.position
+    means, images, steps = state.averages.means(), int(state.averages.weight), position.step_in_epoch
+    seconds, rates = position.epoch_seconds, [group["lr"] for group in state.optimizer.param_groups]
+    position.epoch += 1
+    position.step_in_epoch, position.epoch_seconds = 0, 0.0
+    state.averages.load_state_dict({"sums": {}, "weight": 0.0})
+
+    if validation is not None:
+        position.latest = validation
+    is_last = position.epoch == config.epochs
+    if (validation is not None and _is_best(position.best, validation)) or (is_last and not position.best):
+        position.best, position.best_epoch = validation or {}, position.epoch
+        state.save_best()
+    row = {
+        "epoch": position.epoch,
+        "step": position.step,
+        "lr": rates[0],
+        "lr_backbone": rates[1],
+        "train": means,
+        "val": validation,
+        "seconds": seconds,
+        "seconds_per_step": seconds / max(1, steps),
+        "images": images,
+    }
+    journal.epoch(row)
+    # After the log: a kill in between repeats the epoch and its line, and loses neither.
+    if is_last or position.epoch % config.checkpoint_every == 0:
+        state.save_last()
+    _log.info(
+        "epoch %d/%d: loss %.3f%s, %.3f s/step, %s left",
+        position.epoch,
+        config.epochs,
+        means["loss"],
+        "" if validation is None else ", AP {AP:.3f}, AP50 {AP50:.3f}".format(**validation),
+        row["seconds_per_step"],
+        in_words(progress.left(position.epoch, 0)),
+    )
+
+
+def _is_best(best: dict[str, float], now: dict[str, float]) -> bool:
+    """By AP, then AP50; of equals the later, which has learned longer."""
+    return not best or (now["AP"], now["AP50"]) >= (best["AP"], best["AP50"])
+
+
+def _finish(state: RunState, train_set: CocoDetection, val_set: CocoDetection, device: torch.device) -> TrainResult:
+    """Writes train.json and says how it went."""
+    config, position = state.config, state.position
+    summary = {
+        "model": config.model,
+        "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
+        "classes": [category.name for category in state.categories],
+        "category_ids": [category.id for category in state.categories],
+        "images": {"train": len(train_set), "val": len(val_set)},
+        "boxes": {"train": train_set.num_boxes, "val": val_set.num_boxes},
+        "epochs": position.epoch,
+        "steps": position.step,
+        "best_epoch": position.best_epoch,
+        "best_AP": position.best.get("AP"),
+        "best_AP50": position.best.get("AP50"),
+        "best": position.best,
+        "seconds": position.seconds,
+        "seconds_per_step": position.train_seconds / max(1, position.step),
+        "device": str(device),
+        "config": config.model_dump(mode="json"),
+    }
+    (config.output_dir / "train.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    _log.info(
+        "done: %d epochs in %s, best AP %s in epoch %d",
+        position.epoch,
+        in_words(position.seconds),
+        "not measured" if not position.best else f"{position.best['AP']:.3f}",
+        position.best_epoch,
+    )
+    return TrainResult(
+        best_checkpoint=state.best_path,
+        last_checkpoint=state.last_path,
+        log=config.output_dir / "log.jsonl",
+        summary=summary,
+    )
