@@ -1,0 +1,72 @@
+"""The steps as commands; every flag comes from the function's signature."""
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+
+from steps.console import run_app, usage_error
+from steps.errors import StepError
+from steps.evaluate import evaluate_model
+from steps.fetch import fetch_dump
+from steps.prepare import prepare_data
+from steps.train import train_model
+from steps.upload import upload_artifacts
+
+STEPS: dict[str, Callable[..., Any]] = {
+    "fetch": fetch_dump,
+    "prepare": prepare_data,
+    "train": train_model,
+    "evaluate": evaluate_model,
+    "upload": upload_artifacts,
+}
+
+app = typer.Typer(
+    name="python -m steps",
+    help="Run one box of the pipeline.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+for _name, _function in STEPS.items():
+    app.command(_name, help=sys.modules[_function.__module__].__doc__)(_function)
+
+
+def takes_storage(name: str) -> bool:
+    """Tell whether a step reads or writes objects, and so needs to know the bucket and its keys."""
+    return name in STEPS and "bucket" in inspect.signature(STEPS[name]).parameters
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Read a command line as `python -m steps` does, without running it.
+
+    Args:
+        arguments: what follows `python -m steps`: the step's name, then its flags.
+
+    Returns:
+        The step's name and its arguments by name.
+
+    Raises:
+        StepError: a flag or a value is none that the step takes.
+    """
+    name, *flags = arguments
+    group: Any = typer.main.get_command(app)
+    command = group.commands.get(name)
+    if command is None:
+        raise StepError(f"there is no step '{name}': the steps are {', '.join(STEPS)}")
+    try:
+        return name, dict(command.make_context(name, flags).params)
+    except typer.TyperException as error:
+        raise StepError(usage_error(error)) from None
+
+
+def main() -> None:
+    """Run a step: exit 0 when it did its work, 2 with one line when its input is at fault, 1 with a traceback else."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    for noisy in ("boto3", "botocore", "urllib3", "matplotlib", "PIL", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    sys.exit(run_app(app, StepError))

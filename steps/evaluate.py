@@ -1,0 +1,76 @@
+"""Evaluate the trained model on the validation images."""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from steps.errors import StepError
+from steps.files import write_json
+from steps.options import BatchSize, DatasetDir, OutputDir
+from steps.report import write_report
+
+log = logging.getLogger(__name__)
+
+COCO_METRICS = (
+    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
+    "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
+)  # fmt: skip
+
+
+def evaluate_model(
+    dataset_dir: DatasetDir,
+    output_dir: OutputDir,
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint to evaluate. Empty: the run's best.")] = "",
+    batch_size: BatchSize = 0,
+    metrics_file: Annotated[
+        str,
+        typer.Option(help="Also write AP and AP50 to this file in the form that Onepanel reads. Empty: no."),
+    ] = "",
+) -> dict[str, Any]:
+    """Write `metrics.json`, `predictions.json` (COCO results) and `report.html` into `output_dir`.
+
+    Returns:
+        The content of `metrics.json`: COCO's twelve numbers and `per_class`; -1 is COCO's word for "none of
+        that size here".
+
+    Raises:
+        StepError: the data is not prepared, or there is no checkpoint.
+    """
+    dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
+    weights = Path(checkpoint) if checkpoint else output_dir / "checkpoints" / "best.pth"
+    if not weights.is_file():
+        raise StepError(f"{weights} is not there: train-detr makes it, run that first, or name another --checkpoint")
+    prepared = dataset_dir / "annotations" / "instances_val.json"
+    if not prepared.is_file():
+        raise StepError(f"{prepared} is not there: prepare-data makes it, run that first")
+
+    # Kept out of the module: listing the steps, or fetching in a slim pod, needs no torch.
+    from trainer.errors import TrainerError
+    from trainer.evaluation import evaluate
+
+    try:
+        result = evaluate(dataset_dir, weights, batch_size=batch_size or None)
+    except TrainerError as error:
+        raise StepError(str(error)) from None
+    metrics: dict[str, Any] = {
+        **{name: result.metrics[name] for name in COCO_METRICS},
+        "per_class": result.per_class,
+        "images": result.images,
+        "boxes": result.boxes,
+        "seconds": result.seconds,
+        "checkpoint": weights.name,
+    }
+    write_json(output_dir / "predictions.json", result.predictions, indent=False)
+    write_json(output_dir / "metrics.json", metrics)
+    report = write_report(dataset_dir, output_dir)
+    if metrics_file:
+        # Onepanel shows a value whose format is "%" (or empty) and leaves the cell blank for any other.
+        headline = [{"name": name, "value": metrics[name], "format": "%"} for name in ("AP", "AP50")]
+        write_json(Path(metrics_file), headline)
+    log.info("AP %.3f, AP50 %.3f on %d images", metrics["AP"], metrics["AP50"], metrics["images"])
+    for name, scores in result.per_class.items():
+        log.info("  class %s: AP %.3f, AP50 %.3f, %d boxes", name, scores["AP"], scores["AP50"], scores["boxes"])
+    log.info("report: %s", report)
+    return metrics

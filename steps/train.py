@@ -1,0 +1,121 @@
+"""Train a DETR on the prepared data."""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from steps.errors import StepError
+from steps.fetch import STATE_DIR
+from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Model, Namespace, OutputDir, Region, Seed
+from steps.storage import StorageConfig, has_scheme, open_storage
+
+log = logging.getLogger(__name__)
+
+
+def train_model(
+    dataset_dir: DatasetDir,
+    output_dir: OutputDir,
+    model: Model = "detr_resnet50",
+    epochs: Annotated[int, typer.Option(min=1, help="Times that every training image is seen.")] = 50,
+    batch_size: BatchSize = 0,
+    hyperparameters: Annotated[
+        str, typer.Option(help="More settings as YAML, one 'name: value' a line, such as 'lr: 0.0002'.")
+    ] = "",
+    checkpoint: Annotated[
+        str,
+        typer.Option(help="Checkpoint to go on from: a key in the bucket, an address or a file. Empty: none."),
+    ] = "",
+    seed: Seed = 0,
+    namespace: Namespace = "",
+    bucket: Bucket = "",
+    endpoint: Endpoint = "",
+    region: Region = "",
+) -> dict[str, Any]:
+    """Train, and leave `checkpoints/best.pth`, `checkpoints/last.pth`, `log.jsonl` and `train.json` in `output_dir`.
+
+    A run that was cut off goes on from `last.pth` when called with the same arguments.
+
+    Returns:
+        The content of `train.json`.
+
+    Raises:
+        StepError: a setting is unknown or out of range, the data is not prepared, the checkpoint is not there,
+            or the loss is not finite.
+    """
+    # Kept out of the module: listing the steps, or fetching in a slim pod, needs no torch.
+    from trainer.config import TrainConfig
+    from trainer.errors import TrainerError
+
+    dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
+    overrides = _parse_hyperparameters(hyperparameters)
+    if not isinstance(epochs, int) or epochs < 1:
+        raise StepError(f"--epochs is {epochs!r}: give a whole number from 1")
+    try:
+        config = TrainConfig.create(
+            overrides,
+            dataset_dir=dataset_dir,
+            output_dir=output_dir,
+            model=model,
+            epochs=epochs,
+            batch_size=batch_size or None,
+            seed=seed,
+        )
+    except TrainerError as error:
+        raise StepError(str(error)) from None
+    prepared = dataset_dir / "annotations" / "instances_train.json"
+    if not prepared.is_file():
+        raise StepError(f"{prepared} is not there: prepare-data makes it, run that first")
+    if checkpoint.strip():
+        storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
+        start = _bring_checkpoint(checkpoint.strip(), namespace, storage, dataset_dir)
+        config = config.model_copy(update={"pretrained": str(start)})
+
+    from trainer.training import train
+
+    try:
+        return train(config).summary
+    except TrainerError as error:
+        raise StepError(str(error)) from None
+
+
+def _parse_hyperparameters(text: str) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StepError(f"--hyperparameters is not readable YAML: {' '.join(str(error).split())}") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise StepError(f"--hyperparameters is {text.strip()[:60]!r}: write one 'name: value' a line")
+    return {str(name): value for name, value in settings.items()}
+
+
+def _bring_checkpoint(path: str, namespace: str, config: StorageConfig, dataset_dir: Path) -> Path:
+    """Give a local file for a checkpoint named as a file, a folder, an address, or a key in the bucket."""
+    local = Path(path).expanduser()
+    if not has_scheme(path) and (local.exists() or not config.bucket):
+        return _in_folder(local)
+    storage, key = open_storage(path, config)
+    namespace = namespace.strip("/ ")
+    prefixes = [key] if has_scheme(path) or not namespace else [key, f"{namespace}/{key}"]
+    for prefix in prefixes:
+        # CVAT's form offers folders of earlier runs as well as files.
+        for candidate in (prefix, f"{prefix}/checkpoints/best.pth", f"{prefix}/best.pth"):
+            if found := storage.head(candidate):
+                target = dataset_dir / STATE_DIR / "checkpoint" / Path(candidate).name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                storage.download([(found, target)], dataset_dir / STATE_DIR / "unfinished")
+                log.info("starting from the checkpoint %s/%s", storage.url, candidate)
+                return target
+    tried = " nor ".join(f"{storage.url}/{prefix}" for prefix in prefixes)
+    raise StepError(f"--checkpoint: neither {tried} is a checkpoint or the folder of a run that made one")
+
+
+def _in_folder(path: Path) -> Path:
+    for candidate in (path, path / "checkpoints" / "best.pth", path / "best.pth"):
+        if candidate.is_file():
+            return candidate
+    raise StepError(f"--checkpoint {path} is neither a checkpoint nor the folder of a run that made one")

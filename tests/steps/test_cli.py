@@ -1,0 +1,174 @@
+"""The steps as a shell and a workflow call them: in a process of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from steps.cli import STEPS, parse
+from tests.steps.refusals import refused
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "steps", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def refusal(*arguments: str) -> str:
+    """Run a step that refuses; give the one line that it says on stderr."""
+    done = run(*arguments)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_help_names_every_flag(name: str) -> None:
+    done = run(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for parameter in STEPS[name].__annotations__:
+        assert parameter == "return" or f"--{parameter.replace('_', '-')}" in done.stdout
+
+
+def test_no_step_lists_them() -> None:
+    done = run()
+    assert all(name in done.stdout + done.stderr for name in STEPS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fetsh"], ["No such command 'fetsh'", "fetch"]),
+        (["fetch"], ["Missing option", "--annotation-path"]),
+        (["prepare", "--dataset-dir", ".", "--val-splt", "3"], ["--val-splt", "--val-split"]),
+        (["prepare", "--dataset-dir", ".", "--val-split", "100"], ["--val-split", "99"]),
+        (["prepare", "--dataset-dir", ".", "--seed", "abc"], ["--seed", "integer"]),
+        (["prepare", "--dataset-dir"], ["--dataset-dir", "requires an argument"]),
+        (["prepare", "--dataset-dir", ".", "stray"], ["stray"]),
+        (["train", "--dataset-dir", ".", "--output-dir", ".", "--epochs", "0"], ["--epochs", "1"]),
+        (["train", "--dataset-dir", ".", "--output-dir", ".", "--epochs", "abc"], ["--epochs", "integer"]),
+        (["train", "--dataset-dir", ".", "--output-dir", ".", "--batch-size", "0"], ["--batch-size", "'0'", "auto"]),
+    ],
+)
+def test_wrong_command_line(arguments: list[str], words: list[str]) -> None:
+    line = refusal(*arguments)
+    assert all(word in line for word in words)
+
+
+def test_refusal_of_each_step(no_aws: None, tmp_path: Path) -> None:
+    absent = str(tmp_path / "absent")
+    data, output = ["--dataset-dir", absent], ["--output-dir", absent]
+    assert absent in refusal("fetch", "--annotation-path", absent, *data)
+    assert absent in refusal("prepare", *data)
+    assert absent in refusal("train", *data, *output)
+    assert absent in refusal("evaluate", *data, *output)
+    assert absent in refusal("upload", *output, "--output-path", "runs/1")
+
+
+def test_steps_follow_each_other(
+    bucket: str, put: Callable[[str, Path], None], coco_dump: Callable[..., Path], tmp_path: Path
+) -> None:
+    coco_dump(tmp_path / "dump")
+    put("dump", tmp_path / "dump")
+    dataset = str(tmp_path / "dataset")
+    for arguments in (
+        ["fetch", "--annotation-path", "dump", "--dataset-dir", dataset],
+        ["prepare", "--dataset-dir", dataset],
+        ["upload", "--output-dir", dataset, "--output-path", "runs/1"],
+    ):
+        done = run(*arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout
+
+
+def test_fetching_needs_no_torch(no_aws: None, coco_dump: Callable[..., Path], tmp_path: Path) -> None:
+    coco_dump(tmp_path / "dump", images=1)
+    program = """
+import runpy, sys
+try:
+    runpy.run_module("steps", run_name="__main__")
+finally:
+    print(sorted({"torch", "torchvision", "numpy", "matplotlib", "hera"} & set(sys.modules)))
+"""
+    fetch = ["--annotation-path", str(tmp_path / "dump"), "--dataset-dir", str(tmp_path / "dataset")]
+    for arguments in (["--help"], fetch):
+        command = [sys.executable, "-c", program, "fetch", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / "dataset" / "images" / "0000.png").is_file()
+
+
+class TestParse:
+    def test_full_command_line(self) -> None:
+        name, arguments = parse(
+            [
+                "train", "--dataset-dir", "/data", "--output-dir=/output", "--model", "detr_tiny", "--epochs", "3",
+                "--batch-size", "8", "--hyperparameters", "lr: 1e-4", "--checkpoint", "k", "--seed", "7",
+                "--namespace", "n", "--bucket", "b", "--endpoint", "e", "--region", "r",
+            ]
+        )  # fmt: skip
+        assert name == "train"
+        assert arguments == {
+            "dataset_dir": Path("/data"), "output_dir": Path("/output"), "model": "detr_tiny", "epochs": 3,
+            "batch_size": 8, "hyperparameters": "lr: 1e-4", "checkpoint": "k", "seed": 7,
+            "namespace": "n", "bucket": "b", "endpoint": "e", "region": "r",
+        }  # fmt: skip
+
+    def test_defaults_are_the_function_s(self) -> None:
+        _, arguments = parse(["train", "--dataset-dir", "d", "--output-dir", "o", "--batch-size", "auto"])
+        assert arguments["batch_size"] == 0
+        assert (arguments["epochs"], arguments["model"]) == (50, "detr_resnet50")
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "--looks-like-a-flag",
+            "-x",
+            " a  b ",
+            "{{workflow.name}}",
+            '{"lr": 1}',
+            "lr: 1\nepochs: 2\n",
+            "$HOME 'a'",
+            "",
+        ],
+    )
+    def test_value_arrives_as_it_is(self, value: str) -> None:
+        where = ["--dataset-dir", "d", "--output-dir", "o"]
+        for flags in (["--hyperparameters", value], [f"--hyperparameters={value}"]):
+            assert parse(["train", *where, *flags])[1]["hyperparameters"] == value
+
+    def test_mistakes(self) -> None:
+        with refused("there is no step 'fetsh'", "fetch, prepare, train, evaluate, upload"):
+            parse(["fetsh"])
+        with refused("--epochs", "integer"):
+            parse(["train", "--dataset-dir", "d", "--output-dir", "o", "--epochs", "abc"])
+        with refused("--annotation-path"):
+            parse(["fetch"])
+
+
+def test_full_disk_is_one_line() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    code = """
+import typer
+from steps.console import run_app
+
+app = typer.Typer()
+
+@app.command()
+def fill() -> None:
+    with open("/dev/full", "w") as file:
+        file.write("x")
+
+raise SystemExit(run_app(app, ValueError))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: a file cannot be written: No space left on device\n"

@@ -1,0 +1,78 @@
+"""Evaluation as a step, of a model that was just trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from steps.evaluate import evaluate_model
+from steps.prepare import prepare_data
+from steps.train import train_model
+from tests.conftest import write_coco_dump
+from tests.steps.refusals import refused
+
+COCO_NAMES = {
+    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
+    "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `dataset` and `output` of a run of one epoch."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_coco_dump(folder / "dataset")
+    prepare_data(folder / "dataset")
+    settings = "image_size: 64\nmax_size: 64\nnum_queries: 5"
+    train_model(folder / "dataset", folder / "output", model="detr_tiny", epochs=1, hyperparameters=settings)
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_leaves_what_it_promises(run: Path) -> None:
+    metrics = evaluate_model(run / "dataset", run / "output", metrics_file=str(run / "mlpipeline-metrics.json"))
+    assert json.loads((run / "output" / "metrics.json").read_text()) == metrics
+    assert set(metrics) >= COCO_NAMES
+    assert all(metrics[name] == -1 or 0 <= metrics[name] <= 1 for name in COCO_NAMES)
+    assert set(metrics["per_class"]) == {"bolt", "nut"}
+    val = json.loads((run / "dataset" / "annotations" / "instances_val.json").read_text())
+    assert (metrics["images"], metrics["boxes"]) == (len(val["images"]), len(val["annotations"]))
+
+    predictions = json.loads((run / "output" / "predictions.json").read_text())
+    assert {box["image_id"] for box in predictions} <= {image["id"] for image in val["images"]}
+    assert {box["category_id"] for box in predictions} <= {4, 17}
+    assert "<html" in (run / "output" / "report.html").read_text(encoding="utf-8")
+    assert json.loads((run / "mlpipeline-metrics.json").read_text()) == [
+        {"name": name, "value": metrics[name], "format": "%"} for name in ("AP", "AP50")
+    ]
+
+
+def test_another_checkpoint(run: Path) -> None:
+    other = (run / "output" / "checkpoints" / "last.pth").rename(run / "other.pth")
+    shutil.rmtree(run / "output" / "checkpoints")
+    assert evaluate_model(run / "dataset", run / "output", checkpoint=str(other))["checkpoint"] == "other.pth"
+
+
+def test_no_checkpoint(run: Path) -> None:
+    shutil.rmtree(run / "output" / "checkpoints")
+    with refused(run / "output" / "checkpoints" / "best.pth", "is not there", "train-detr makes it"):
+        evaluate_model(run / "dataset", run / "output")
+
+
+def test_checkpoint_of_another_kind(run: Path) -> None:
+    (run / "no.pth").write_bytes(b"<html>please log in</html>")
+    with refused(run / "no.pth"):
+        evaluate_model(run / "dataset", run / "output", checkpoint=str(run / "no.pth"))
+
+
+def test_not_prepared(run: Path) -> None:
+    (run / "dataset" / "annotations" / "instances_val.json").unlink()
+    with refused("instances_val.json is not there", "prepare-data makes it"):
+        evaluate_model(run / "dataset", run / "output")
