@@ -6,14 +6,14 @@ many small objects in flight at once and large ones in parts. The scheme of an a
 `file://`.
 """
 
-import asyncio
 import hashlib
 import logging
 import mimetypes
 import os
 import re
-import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -60,6 +60,7 @@ CREDENTIAL_CODES = {
 FORBIDDEN_CODES = {"AccessDenied", "AllAccessDisabled", "403"}
 
 T = TypeVar("T")
+END = object()
 
 
 @dataclass(frozen=True)
@@ -352,7 +353,7 @@ class Storage:
         scratch.mkdir(parents=True, exist_ok=True)
         total = sum(remote.size for remote, _ in wanted)
         with progress(f"fetching {len(wanted)} objects", total) as advance, _in_words(self):
-            _run(_Download(self._store, self.url, scratch, advance, done).all(wanted))
+            _Download(self._store, self.url, scratch, advance, done).all(wanted)
 
     def upload(self, files: Sequence[tuple[Path, str]]) -> None:
         """Put each file at its key, large ones in parts, and check that the sizes arrived.
@@ -362,7 +363,7 @@ class Storage:
         """
         total = sum(path.stat().st_size for path, _ in files)
         with progress(f"uploading {len(files)} files", total) as advance, _in_words(self):
-            _run(_upload_all(self._store, self.url, files, advance))
+            _each(files, PARTS_IN_FLIGHT, lambda item: advance(_upload(self._store, self.url, *item)))
 
 
 def _remote(meta: Any) -> RemoteObject:
@@ -392,98 +393,98 @@ def _one_line(error: BaseException) -> str:
     return " ".join(text.split("\n\nDebug source:")[0].split())[:400] or type(error).__name__
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, also where an event loop is already running, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    from concurrent.futures import ThreadPoolExecutor
+def _each(items: Iterable[T], workers: int, act: Callable[[T], None]) -> None:
+    """Apply `act` to every item in `workers` threads; the first failure stops the rest.
 
-    with ThreadPoolExecutor(1) as elsewhere:
-        return elsewhere.submit(asyncio.run, work).result()
+    Threads rather than an event loop: obstore lets go of the interpreter while it waits, and so do the writing of
+    files and the summing of bytes, which would hold an event loop up.
+    """
+    queue, turn, failed = iter(items), threading.Lock(), threading.Event()
+
+    def work() -> None:
+        while not failed.is_set():
+            with turn:
+                item = next(queue, END)
+            if item is END:
+                return
+            try:
+                act(item)  # type: ignore[arg-type] # END was just ruled out
+            except BaseException:
+                failed.set()
+                raise
+
+    with ThreadPoolExecutor(workers) as threads:
+        tasks = [threads.submit(work) for _ in range(workers)]
+        try:
+            for task in tasks:
+                task.result()
+        except BaseException:
+            failed.set()  # Ctrl-C arrives here, not in the threads.
+            raise
 
 
-async def _each(items: Iterable[T], workers: int, act: Callable[[T], Coroutine[Any, Any, None]]) -> None:
-    """Apply `act` to every item, `workers` at a time; the first failure stops the rest."""
-    queue = iter(items)
-
-    async def work() -> None:
-        for item in queue:
-            await act(item)
-
-    tasks = [asyncio.create_task(work()) for _ in range(workers)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@dataclass
 class _Download:
-    store: Any
-    url: str
-    scratch: Path
-    advance: Advance
-    done: Callable[[RemoteObject, Path], None]
-    etag_is_md5: bool = True
-    """Servers that encrypt with a managed key give tags that look like MD5 sums and are none."""
+    """Fetches objects into a folder, each under a temporary name until it is whole."""
 
-    async def all(self, wanted: Sequence[tuple[RemoteObject, Path]]) -> None:
+    def __init__(
+        self, store: Any, url: str, scratch: Path, advance: Advance, done: Callable[[RemoteObject, Path], None]
+    ) -> None:
+        self._store = store
+        self._url = url
+        self._scratch = scratch
+        self._advance = advance
+        self._done = done
+        self._account = threading.Lock()
+        self._parts = threading.BoundedSemaphore(PARTS_IN_FLIGHT)
+        # Servers that encrypt with a managed key give tags that look like MD5 sums and are none.
+        self._etag_is_md5 = True
+
+    def all(self, wanted: Sequence[tuple[RemoteObject, Path]]) -> None:
         for folder in {target.parent for _, target in wanted}:
             folder.mkdir(parents=True, exist_ok=True)
-        self.parts = asyncio.Semaphore(PARTS_IN_FLIGHT)
-        await _each(wanted, OBJECTS_IN_FLIGHT, lambda item: self.one(*item))
+        _each(wanted, min(OBJECTS_IN_FLIGHT, len(wanted)), lambda item: self._one(*item))
 
-    async def one(self, remote: RemoteObject, target: Path) -> None:
-        temporary = self.scratch / uuid.uuid4().hex
-        try:
-            digest = await self.bytes_of(remote, temporary)
-            if self.etag_is_md5 and digest and digest != remote.etag:
-                again = await self.bytes_of(remote, temporary)
-                if again != digest:
-                    raise StepError(f"{self.url}/{remote.key} arrived damaged twice (MD5 sum): run the step again")
-                self.etag_is_md5 = False
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        self.done(remote, target)
-        self.advance(remote.size)
+    def _one(self, remote: RemoteObject, target: Path) -> None:
+        # A name a thread, used again and again: a name an object makes file systems twice as slow.
+        temporary = self._scratch / str(threading.get_ident())
+        digest = self._write(remote, temporary)
+        if self._etag_is_md5 and digest and digest != remote.etag:
+            if self._write(remote, temporary) != digest:
+                raise StepError(f"{self._url}/{remote.key} arrived damaged twice (MD5 sum): run the step again")
+            self._etag_is_md5 = False
+        os.replace(temporary, target)
+        with self._account:
+            self._done(remote, target)
+            self._advance(remote.size)
 
-    async def bytes_of(self, remote: RemoteObject, temporary: Path) -> str:
+    def _write(self, remote: RemoteObject, temporary: Path) -> str:
         """Write the object's bytes; give their MD5 sum where the entity tag can be compared with it."""
         comparable = re.fullmatch(r"[0-9a-f]{32}", remote.etag) is not None
         if remote.size <= PART_BYTES:
-            body = memoryview(await self.get(remote, 0, remote.size))
+            body = self._get(remote, 0, remote.size)
             temporary.write_bytes(body)
             return hashlib.md5(body, usedforsecurity=False).hexdigest() if comparable else ""
         with temporary.open("wb") as file:
             file.truncate(remote.size)
 
-            async def part(start: int) -> None:
-                async with self.parts:
-                    body = memoryview(await self.get(remote, start, min(start + PART_BYTES, remote.size)))
-                    await asyncio.to_thread(os.pwrite, file.fileno(), body, start)
+            def part(start: int) -> None:
+                with self._parts:
+                    os.pwrite(file.fileno(), self._get(remote, start, min(start + PART_BYTES, remote.size)), start)
 
-            await _each(range(0, remote.size, PART_BYTES), PARTS_IN_FLIGHT, part)
-        return await asyncio.to_thread(_md5_of_file, temporary) if comparable else ""
+            _each(range(0, remote.size, PART_BYTES), PARTS_IN_FLIGHT, part)
+        return _md5_of_file(temporary) if comparable else ""
 
-    async def get(self, remote: RemoteObject, start: int, end: int) -> Any:
-        whole = end - start == remote.size
-        options: Any = {} if whole else {"range": (start, end)}
+    def _get(self, remote: RemoteObject, start: int, end: int) -> memoryview:
+        options: Any = {} if end - start == remote.size else {"range": (start, end)}
         try:
-            response = await obstore.get_async(self.store, remote.key, options=options)
-            body = await response.bytes_async()
+            response = obstore.get(self._store, remote.key, options=options)
+            body = memoryview(response.bytes())
         except FileNotFoundError:
             raise StepError(
-                f"{self.url}/{remote.key} vanished while it was being fetched: run the step again"
+                f"{self._url}/{remote.key} vanished while it was being fetched: run the step again"
             ) from None
-        changed = (response.meta.get("e_tag") or "").strip('"') != remote.etag
-        if changed or len(body) != end - start:
-            raise StepError(f"{self.url}/{remote.key} changed while it was being fetched: run the step again")
+        if (response.meta.get("e_tag") or "").strip('"') != remote.etag or len(body) != end - start:
+            raise StepError(f"{self._url}/{remote.key} changed while it was being fetched: run the step again")
         return body
 
 
@@ -495,28 +496,22 @@ def _md5_of_file(path: Path) -> str:
     return sum_.hexdigest()
 
 
-async def _upload_all(store: Any, url: str, files: Sequence[tuple[Path, str]], advance: Advance) -> None:
-    async def one(item: tuple[Path, str]) -> None:
-        path, key = item
-        size = path.stat().st_size
-        content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        # Without a type a browser downloads the report instead of showing it.
-        attributes: Any = {} if isinstance(store, LocalStore) else {"attributes": {"Content-Type": content_type}}
-        # Not put_async: its threads may let go of a Python object after the result, and abort the process when
-        # the interpreter is gone by then.
-        await asyncio.to_thread(
-            obstore.put,
-            store,
-            key,
-            path,
-            **attributes,
-            use_multipart=size > PART_BYTES,
-            chunk_size=PART_BYTES,
-            max_concurrency=PARTS_IN_FLIGHT,
-        )
-        arrived = (await obstore.head_async(store, key))["size"]
-        if arrived != size:
-            raise StepError(f"{url}/{key} holds {arrived} bytes of the {size} of {path}: run the step again")
-        advance(size)
-
-    await _each(files, PARTS_IN_FLIGHT, one)
+def _upload(store: Any, url: str, path: Path, key: str) -> int:
+    """Put a file at a key, see that it arrived, and give its size."""
+    size = path.stat().st_size
+    content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    # Without a type a browser downloads the report instead of showing it.
+    attributes: Any = {} if isinstance(store, LocalStore) else {"attributes": {"Content-Type": content_type}}
+    obstore.put(
+        store,
+        key,
+        path,
+        **attributes,
+        use_multipart=size > PART_BYTES,
+        chunk_size=PART_BYTES,
+        max_concurrency=PARTS_IN_FLIGHT,
+    )
+    arrived = obstore.head(store, key)["size"]
+    if arrived != size:
+        raise StepError(f"{url}/{key} holds {arrived} bytes of the {size} of {path}: run the step again")
+    return size
