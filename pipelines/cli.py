@@ -191,7 +191,7 @@ def lint_command(
         problems = lint(path)
         for problem in problems:
             print(f"{path}: {problem}", file=sys.stderr)
-        print(f"{path}: {f'{len(problems)} problems' if problems else 'ok'}")
+        print(f"{path}: {len(problems)} to mend" if problems else f"{path}: ok")
         failed += bool(problems)
     return 1 if failed else 0
 
