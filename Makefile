@@ -46,5 +46,5 @@ $(READY): pyproject.toml
 	@echo 'Installing into $(VENV) (once; PyTorch is large) ...'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet --editable '.[train,pipelines,dev]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[train,pipelines,dev]'
 	@touch $@

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from argo.workflows.client import ApiClient
 from hera.workflows import models as m
 from pydantic import BaseModel, ValidationError
 
 from pipelines import parameters as p
-from pipelines.errors import PipelineError
+from pipelines.manifest import read_yaml
 from pipelines.workflow import LABELS, METRICS_FILE, ONEPANEL_CONFIG
 from steps.cli import STEPS, takes_storage
 
@@ -39,12 +38,7 @@ def lint(path: Path) -> list[str]:
     Raises:
         PipelineError: the file is not there or not YAML.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PipelineError(f"{path} cannot be read ({error.strerror}): run `make compile`") from None
-    except yaml.YAMLError as error:
-        raise PipelineError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    document = read_yaml(path)
     if not isinstance(document, dict):
         return ["it is no mapping"]
     if "kind" in document:

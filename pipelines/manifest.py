@@ -36,12 +36,7 @@ class Manifest:
         Raises:
             PipelineError: the file is not there, not YAML, or not a workflow.
         """
-        try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise PipelineError(f"{path} cannot be read ({error.strerror}): run `make compile`") from None
-        except yaml.YAMLError as error:
-            raise PipelineError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+        document = read_yaml(path)
         if not isinstance(document, dict):
             raise PipelineError(f"{path} is not a workflow: run `make compile`")
         spec = document.get("spec", document)
@@ -116,6 +111,20 @@ class Manifest:
                     reason = str(error).partition(": ")[2]
                     raise PipelineError(f"parameter '{parameter}' is '{arguments[position + 1]}': {reason}") from None
             raise PipelineError(f"{name}: {error}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a manifest's file, whatever it holds.
+
+    Raises:
+        PipelineError: the file is not there or not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read ({error.strerror}): run `make compile`") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
 
 
 def substitute(text: str, values: Mapping[str, str], *, strict: bool = True) -> str:

@@ -1,6 +1,7 @@
 """Send the workflow to a cluster, and watch it."""
 
 import base64
+import contextlib
 import copy
 import gzip
 import json
@@ -97,15 +98,11 @@ def watch(cluster: Cluster, name: str, console: Console) -> bool:
     """
     said: dict[str, str] = {}
     workflow: Document = {}
-    with Live(console=console, refresh_per_second=4, auto_refresh=console.is_terminal) as live:
+    # Durations of running steps grow between messages, hence the function.
+    table = Live(get_renderable=lambda: _table(name, _steps(workflow)), console=console)
+    with table if console.is_terminal else contextlib.nullcontext():
         for workflow in _states(cluster, name, console):
-            steps = _steps(workflow)
-            if console.is_terminal:
-                # Durations of running steps grow between messages.
-                live.get_renderable = lambda workflow=workflow: _table(name, _steps(workflow))  # type: ignore[method-assign,misc]
-                live.refresh()
-                continue
-            for step in steps:
+            for step in [] if console.is_terminal else _steps(workflow):
                 if said.get(step.name) != step.phase:
                     said[step.name] = step.phase
                     duration = f"  {step.duration}" if step.phase in FINISHED else ""
@@ -178,7 +175,8 @@ def _seconds(node: Document) -> float:
     started, finished = _time(node.get("startedAt")), _time(node.get("finishedAt"))
     if started is None:
         return 0.0
-    return ((finished or datetime.now(timezone.utc)) - started).total_seconds()
+    # This machine's clock may be behind the cluster's.
+    return max(((finished or datetime.now(timezone.utc)) - started).total_seconds(), 0.0)
 
 
 def _time(text: str | None) -> datetime | None:
