@@ -69,14 +69,13 @@ def plan(manifest: Manifest, overrides: Mapping[str, str], runs: Path) -> Run:
     """
     suffix = "".join(random.choices(string.ascii_lowercase + string.digits, k=5))
     name = manifest.metadata.get("name") or f"{manifest.metadata.get('generateName', 'workflow-')}{suffix}"
-    namespace = manifest.metadata.get("namespace", "default")
     folder = runs.absolute() / name
     manifest.check(overrides)
     parameters = manifest.parameters(overrides)
     values = {f"workflow.parameters.{key}": value for key, value in parameters.items()}
-    values |= {"workflow.name": name, "workflow.namespace": namespace}
+    values |= {"workflow.name": name, "workflow.namespace": manifest.namespace}
     tasks = [_task(task, template, values, manifest, folder) for task, template in manifest.tasks()]
-    return Run(name, namespace, folder, parameters, tasks)
+    return Run(name, manifest.namespace, folder, parameters, tasks)
 
 
 def _task(name: str, template: Mapping[str, Any], values: Mapping[str, str], manifest: Manifest, folder: Path) -> Task:

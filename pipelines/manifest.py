@@ -44,6 +44,11 @@ class Manifest:
             raise PipelineError(f"{path} is not a workflow: it has no 'entrypoint' or no 'templates'")
         return cls(path, document.get("metadata") or {}, spec)
 
+    @property
+    def namespace(self) -> str:
+        """The namespace that the manifest is for."""
+        return str(self.metadata.get("namespace", "default"))
+
     def parameters(self, overrides: Mapping[str, str]) -> dict[str, str]:
         """Give the parameters' values, with `overrides` in place of the defaults.
 

@@ -45,13 +45,14 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
         raise PipelineError(f"'{ANNOTATION_PATH.name}' is settled by a local run: name the dump with DUMP=path")
     if dump is not None and not dump.exists():
         raise PipelineError(f"there is no dump {dump}: give the folder or .zip that CVAT exported")
-    # Where CVAT puts the dump of its first task: <prefix>/<task id>/<date and time>/.
-    prefix = f"artifacts/{{namespace}}/annotations/1/{time.strftime('%m%d%Y%H%M%S')}/"
     workflow = Manifest.load(manifest)
-    namespace = workflow.metadata.get("namespace", "default")
-    prefix = prefix.format(namespace=namespace)
+    # Where CVAT puts the dump of a namespace's first task: by the task's number, then date and time.
+    prefix = f"artifacts/{workflow.namespace}/annotations/1/{time.strftime('%m%d%Y%H%M%S')}/"
     run = plan(workflow, {**LAPTOP, **overrides, ANNOTATION_PATH.name: prefix}, runs)
-    run.folder.mkdir(parents=True)
+    try:
+        run.folder.mkdir(parents=True)
+    except FileExistsError:
+        raise PipelineError(f"{run.folder} is there already: remove it, or give --runs another folder") from None
     _point(runs / "latest", run.folder)
 
     console.print(f"[bold]{run.name}[/] in {_short(run.folder)}", highlight=False)
@@ -68,7 +69,8 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
         what = f"{dump}" if dump else "a sample that was drawn just now"
         console.print(f"dump: {what}, {count} files in s3://{BUCKET}/{prefix}", highlight=False, soft_wrap=True)
         execute(run, {**server.environment, BUCKET_VARIABLE: BUCKET}, console)
-        _show_bucket(server, f"{run.namespace}/{run.parameters[OUTPUT_PATH.name]}/{run.name}/", console)
+        place = f"{run.namespace}/{run.parameters[OUTPUT_PATH.name]}/{run.name}"
+        _show_bucket(server, "".join(f"{part}/" for part in place.split("/") if part), console)
     _show_result(run, time.monotonic() - started, console)
     return run
 
