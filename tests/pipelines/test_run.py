@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from pipelines.sample import draw_sample
+from tests.processes import hear_ctrl_c
 
 PROJECT = Path(__file__).parents[2]
 FAST = ["--epochs", "1", "--param", "batch-size=4"]
@@ -117,6 +118,7 @@ def test_a_signal_stops_the_step_and_the_server(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )
     assert process.stdout is not None
     for line in process.stdout:
@@ -126,7 +128,10 @@ def test_a_signal_stops_the_step_and_the_server(
     children = psutil.Process(process.pid).children(recursive=True)
     assert {"weed"} < {child.name() for child in children}
     os.kill(process.pid, number)
-    process.stdout.read()
-    assert process.wait(60) == status
+    try:
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == status
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive

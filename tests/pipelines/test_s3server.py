@@ -10,6 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from pipelines.s3server import s3_server
+from tests.processes import hear_ctrl_c
 
 
 def test_every_listener_is_on_loopback_and_gone_afterwards() -> None:
@@ -60,6 +61,7 @@ def test_ctrl_c_stops_the_server() -> None:
         stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parents[2],
         start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )
     assert process.stdout is not None
     server = int(process.stdout.readline())

@@ -15,6 +15,7 @@ import yaml
 from cluster_double import CREATED, NAMESPACE, TOKEN, Double, cluster_double
 
 from pipelines.cli import WORKFLOW
+from tests.processes import hear_ctrl_c
 
 PROJECT = Path(__file__).parents[2]
 WAYS = ["argo", "kubernetes"]
@@ -225,6 +226,7 @@ def test_ctrl_c_leaves_the_workflow_running_and_says_so(way: str, tmp_path: Path
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=hear_ctrl_c,
         )
         assert process.stdout is not None
         while "fetch-dump" not in process.stdout.readline():
