@@ -51,7 +51,7 @@ def submit(cluster: Cluster, manifest: Manifest, overrides: Mapping[str, str], t
         metadata: Document = {"generateName": f"{template}-", "labels": dict(LABELS)}
     else:
         spec = copy.deepcopy(dict(manifest.spec))
-        for parameter in spec["arguments"]["parameters"]:
+        for parameter in spec.get("arguments", {}).get("parameters", []):
             parameter["value"] = overrides.get(parameter["name"], parameter["value"])
         metadata = {**manifest.metadata}
     metadata["namespace"] = cluster.namespace
