@@ -16,7 +16,7 @@ from hera.workflows import models as m
 from pydantic import BaseModel, ValidationError
 
 from pipelines import parameters as p
-from pipelines.manifest import read_yaml
+from pipelines.manifest import STEPS_COMMAND, read_yaml
 from pipelines.workflow import LABELS, METRICS_FILE, ONEPANEL_CONFIG
 from steps.cli import STEPS, takes_storage
 
@@ -260,7 +260,7 @@ def _mounts(template: Document) -> list[Any]:
 def _step(template: Document) -> str:
     """Name the step that a template runs, empty when it runs none."""
     args = template.get("container", {}).get("args", [])
-    return args[3] if args[:3] == ["python", "-m", "steps"] and args[3:4] and args[3] in STEPS else ""
+    return args[3] if args[:3] == STEPS_COMMAND and args[3:4] and args[3] in STEPS else ""
 
 
 def _interactive(side_car: Document) -> bool:

@@ -88,7 +88,7 @@ def _put_dump(dump: Path | None, folder: Path, prefix: str, storage: StorageConf
             if path.is_file() and STATE_DIR not in path.relative_to(folder).parts
         ]
         bucket, key = open_storage(prefix, storage)
-        bucket.upload([(path, f"{key.rstrip('/')}/{path.relative_to(folder).as_posix()}") for path in files])
+        bucket.upload([(path, f"{key}/{path.relative_to(folder).as_posix()}") for path in files])
     except StepError as error:
         raise PipelineError(str(error)) from None
     return len(files)

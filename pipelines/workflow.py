@@ -22,15 +22,16 @@ from hera.workflows import Parameter as HeraParameter
 from hera.workflows import models as m
 
 from pipelines import parameters as p
+from pipelines.manifest import STEPS_COMMAND
 from steps.cli import STEPS, takes_storage
 from steps.errors import EXIT_USER_ERROR
-from steps.storage import BUCKET_VARIABLE
+from steps.storage import BUCKET_VARIABLE, ONEPANEL_CONFIG_DIR
 
 DATA = "/mnt/data"
 OUTPUT = "/mnt/output"
 SOURCE = "/mnt/src"
 METRICS_FILE = "/tmp/sys-metrics.json"  # noqa: S108 - where Onepanel's core looks for it
-ONEPANEL_CONFIG = "/etc/onepanel"
+ONEPANEL_CONFIG = str(ONEPANEL_CONFIG_DIR)
 LABELS = {"used-by": "cvat"}
 TENSORBOARD_PORT = 6006
 
@@ -193,7 +194,7 @@ class _Builder:
         takes = inspect.signature(STEPS[step]).parameters
         if unknown := arguments.keys() - takes.keys():
             raise TypeError(f"step '{step}' takes no {', '.join(sorted(unknown))}")
-        args = ["python", "-m", "steps", step]
+        args = [*STEPS_COMMAND, step]
         for argument, value in arguments.items():
             args += [
                 f"--{argument.replace('_', '-')}",
