@@ -1,4 +1,4 @@
-"""COCO's average precision and recall, computed by pycocotools."""
+"""COCO's average precision and recall, computed by hotcoco (pycocotools' arithmetic in Rust, bit for bit)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import io
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from hotcoco import COCO, COCOeval
+
+from trainer.errors import TrainerError
 
 METRICS = (
     "AP",
@@ -24,6 +25,8 @@ METRICS = (
     "AR_medium",
     "AR_large",
 )
+# Places of the IoU thresholds 0.50, 0.55, ... 0.95.
+_IOU_50, _IOU_75 = 0, 5
 
 
 def coco_metrics(
@@ -37,68 +40,72 @@ def coco_metrics(
 
     Returns:
         The twelve numbers under the names in `METRICS`, each in [0, 1] or -1 where there is nothing of that
-        size; and for each category id its `AP`, `AP50` and `AR100` in the same range, and the number of
-        `boxes` and of `images` with such a box.
+        size; and for each category id its `AP`, `AP50`, `AP75` and `AR100` in the same range, and the number
+        of `boxes` and of `images` with such a box. Crowd regions count in neither number.
+
+    Raises:
+        TrainerError: a score is not a number.
     """
     truth = _ground_truth(coco)
+    try:
+        found = truth.load_res(predictions)
+    except ValueError as error:
+        raise TrainerError(
+            f"the predictions cannot be scored ({error}); the weights are broken: train again with a lower lr"
+        ) from None
+    evaluator = COCOeval(truth, found, "bbox")
+    # The twelve numbers come with a table on the standard output.
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(truth, _results(truth, predictions), "bbox")
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
+        evaluator.run()
     metrics = {name: float(value) for name, value in zip(METRICS, evaluator.stats, strict=True)}
     return metrics, _per_class(truth, evaluator)
 
 
 def _ground_truth(coco: dict[str, Any]) -> COCO:
-    """The file as pycocotools wants it: `area` and `iscrowd` always there, ids from 1 and unique."""
+    """What the evaluation reads of a file: `area` and `iscrowd` always there, ids from 1 and unique.
+
+    Whatever else an exporter writes stays away from the library, which is strict about types.
+    """
     annotations: list[dict[str, Any]] = []
     for annotation in coco["annotations"]:
-        _, _, width, height = annotation["bbox"]
+        x, y, width, height = (float(side) for side in annotation["bbox"])
         if width <= 0 or height <= 0:
             continue
-        # pycocotools takes an annotation with id 0 for unmatched, hence ids of our own.
         row = {
             "id": len(annotations) + 1,
-            "image_id": annotation["image_id"],
-            "category_id": annotation["category_id"],
-            "bbox": list(annotation["bbox"]),
-            "area": annotation.get("area") or width * height,
-            "iscrowd": annotation.get("iscrowd", 0),
+            "image_id": int(annotation["image_id"]),
+            "category_id": int(annotation["category_id"]),
+            "bbox": [x, y, width, height],
+            "area": float(annotation.get("area") or width * height),
+            "iscrowd": int(annotation.get("iscrowd") or 0),
         }
         annotations.append(row)
-    return _index({**coco, "annotations": annotations})
-
-
-def _results(truth: COCO, predictions: list[dict[str, Any]]) -> COCO:
-    """Detections as pycocotools wants them; its own loader fails on an empty list."""
-    annotations = [
-        {**row, "id": index, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-        for index, row in enumerate(predictions, start=1)
-    ]
-    return _index({**truth.dataset, "annotations": annotations})
-
-
-def _index(content: dict[str, Any]) -> COCO:
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = content
-        coco.createIndex()
-    return coco
+    return COCO(
+        {
+            "images": [{"id": int(image["id"])} for image in coco["images"]],
+            "annotations": annotations,
+            "categories": [{"id": int(row["id"]), "name": str(row["name"])} for row in coco["categories"]],
+        }
+    )
 
 
 def _per_class(truth: COCO, evaluator: COCOeval) -> dict[int, dict[str, float]]:
     """Precision is `[thresholds, recalls, classes, areas, counts]`, recall the same without recalls."""
     precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
+    images: dict[int, list[int]] = {}
+    for annotation in truth.anns.values():
+        if not annotation["iscrowd"]:
+            images.setdefault(annotation["category_id"], []).append(annotation["image_id"])
     scores = {}
-    for place, category_id in enumerate(evaluator.params.catIds):
-        ids = truth.getAnnIds(catIds=[category_id], iscrowd=False)
-        scores[int(category_id)] = {
+    for place, category_id in enumerate(evaluator.params.cat_ids):
+        of_class = images.get(category_id, [])
+        scores[category_id] = {
             "AP": _mean(precision[:, :, place, 0, -1]),
-            "AP50": _mean(precision[0, :, place, 0, -1]),
+            "AP50": _mean(precision[_IOU_50, :, place, 0, -1]),
+            "AP75": _mean(precision[_IOU_75, :, place, 0, -1]),
             "AR100": _mean(recall[:, place, 0, -1]),
-            "boxes": len(ids),
-            "images": len({truth.anns[annotation_id]["image_id"] for annotation_id in ids}),
+            "boxes": len(of_class),
+            "images": len(set(of_class)),
         }
     return scores
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from trainer import checkpoint
@@ -43,15 +43,16 @@ class Detector:
         """Detects objects in PIL images, as one batch.
 
         Args:
-            images: of any size and mode.
+            images: of any size and mode; one that a camera turned (EXIF) is set upright, as in training.
             threshold: detections that score less are left out.
 
         Returns:
             For each image, best first, `scores` `[n]`, `labels` `[n]` and `boxes` `[n, 4]` (x0, y0, x1, y1
-            in px of the image as given, cut at its edge), on the CPU.
+            in px of the upright image, cut at its edge), on the CPU.
         """
         if not images:
             return []
+        images = [ImageOps.exif_transpose(image) for image in images]
         resized = [self._resize(image) for image in images]
         batch, mask = pad([normalize(image) for image in resized])
         sizes = torch.tensor([[image.height, image.width] for image in images], device=self.device)

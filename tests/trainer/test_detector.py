@@ -57,6 +57,18 @@ def test_predictions_are_sorted_cut_at_the_edge_and_in_pixels_of_the_image(path:
         assert y1.max() > image.height / 3
 
 
+def test_an_image_that_the_camera_turned_is_seen_upright(path: Path):
+    detector = load(path, device="cpu")
+    upright = Image.effect_noise((80, 48), 90).convert("RGB")
+    # Orientation 6: a viewer turns the stored pixels by 90 degrees clockwise.
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6
+    assert turned.size == (48, 80)
+    (wanted,), (found,) = detector.predict([upright]), detector.predict([turned])
+    assert torch.equal(found["boxes"], wanted["boxes"])
+    assert torch.equal(found["scores"], wanted["scores"])
+
+
 def test_a_threshold_leaves_out_the_rest(path: Path):
     detector, image = load(path, device="cpu"), Image.new("RGB", (64, 64))
     scores = detector.predict([image])[0]["scores"]

@@ -32,7 +32,7 @@ def test_the_numbers_are_those_of_the_predictions(config: TrainConfig, best: Pat
     assert result.class_names == ["nut", "bolt"]
     assert set(result.per_class) == {"nut", "bolt"}
     assert sum(scores["boxes"] for scores in result.per_class.values()) == 4
-    assert set(result.per_class["nut"]) == {"AP", "AP50", "AR100", "boxes", "images"}
+    assert set(result.per_class["nut"]) == {"AP", "AP50", "AP75", "AR100", "boxes", "images"}
 
 
 def test_predictions_are_coco_results_in_pixels(config: TrainConfig, best: Path):
