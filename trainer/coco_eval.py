@@ -91,7 +91,9 @@ def _ground_truth(coco: dict[str, Any]) -> COCO:
 
 def _per_class(truth: COCO, evaluator: COCOeval) -> dict[int, dict[str, float]]:
     """Precision is `[thresholds, recalls, classes, areas, counts]`, recall the same without recalls."""
-    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
+    arrays = evaluator.eval
+    assert arrays is not None, "the evaluator has not run"
+    precision, recall = arrays["precision"], arrays["recall"]
     images: dict[int, list[int]] = {}
     for annotation in truth.anns.values():
         if not annotation["iscrowd"]:

@@ -23,7 +23,7 @@ class EvaluationResult:
     metrics: dict[str, float]
     """The twelve numbers of `coco_eval.METRICS`, in [0, 1], or -1 where nothing of that size exists."""
     per_class: dict[str, dict[str, float]]
-    """For each class name of the split: AP, AP50, AR100, boxes, images."""
+    """For each class name of the split: AP, AP50, AP75, AR100, boxes, images."""
     predictions: list[dict[str, Any]]
     """COCO results: image_id, category_id (the file's own), bbox [x, y, w, h] in px, score."""
     class_names: list[str]

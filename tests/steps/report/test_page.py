@@ -131,7 +131,7 @@ def test_shows_the_numbers_and_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert "0.876" in page.text or "0.877" in page.text
     assert "Works well." in page.text
     assert "6 of 6 boxes, score ≥ 0.50" in page.text
-    assert len(page.all("figure", "chart")) == 7  # six of the training, one of the scores
+    assert len(page.all("figure", "chart")) == 10  # six of the training, one of the scores, three of the recalls
     assert not page.all("script")
     for _, attributes in page.tags:
         for key in ("href", "src", "xlink:href"):
@@ -151,7 +151,7 @@ def test_minus_one_is_a_dash_with_a_tooltip(tmp_path: Path) -> None:
     page = page_of(*write_run(tmp_path))
     assert [a["title"] for a in page.all("span", "none")] == [
         "Nothing of this kind is in the validation set, so there is nothing to measure"
-    ] * 2
+    ] * 3
     assert "-1" not in page.text
 
 
@@ -202,6 +202,8 @@ def test_a_run_that_found_nothing_says_so(tmp_path: Path) -> None:
     assert "No predictions." in page.text
     assert not page.all("g", "guess") or not page.all("rect", "right")
     assert "Which score to trust" not in page.text
+    assert "There are no curves to draw" in page.text
+    assert "No prediction scores 0.50, so every object counts as missed." in page.text
 
 
 def test_weak_predictions_are_drawn_when_none_is_strong(tmp_path: Path) -> None:
@@ -264,20 +266,85 @@ def test_broken_image_and_crowd(tmp_path: Path) -> None:
     assert len(page.all("rect", "crowd")) == len(page.all("rect", "ignored")) == 1
 
 
-def test_sixteen_bit_and_turned_images_are_shown(tmp_path: Path) -> None:
-    dataset, output = write_run(tmp_path, images=2, size=(60, 40))
+def test_sixteen_bit_images_are_shown(tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path, images=1, size=(60, 40))
     deep = Image.new("I;16", (60, 40), 1000)
     deep.putpixel((3, 3), 4000)
     deep.save(dataset / "images" / "cell 0.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (40, 60), "red").save(dataset / "images" / "cell 1.png", exif=exif)
+    (attributes,) = page_of(dataset, output).all("image")
+    with Image.open(io.BytesIO(base64.b64decode(attributes["href"].split(",", 1)[1]))) as image:
+        assert image.size == (60, 40)
+
+
+def test_tells_what_is_mixed_up_and_missed(tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path, images=3)
+    rows = [
+        {"image_id": 1, "category_id": 2, "bbox": [10, 20, 30, 40], "score": 0.9},  # on an RBC
+        {"image_id": 2, "category_id": 1, "bbox": [150, 100, 20, 20], "score": 0.8},  # on nothing
+        {"image_id": 2, "category_id": 2, "bbox": [14, 20, 30, 40], "score": 0.7},
+    ]
+    (output / "predictions.json").write_text(json.dumps(rows))
     page = page_of(dataset, output)
-    shapes = set()
-    for attributes in page.all("image"):
-        with Image.open(io.BytesIO(base64.b64decode(attributes["href"].split(",", 1)[1]))) as image:
-            shapes.add(image.size)
-    assert shapes == {(60, 40)}
+    matrix = page.text[page.text.index("True class") :]
+    assert matrix.startswith("True class RBC WBC background RBC 0 0 2 WBC 0 2 0 background 1 0")
+    assert "RBC taken for WBC" not in page.text  # the WBC lies there as well, and is paired first
+    assert "No object was taken for one of another class." in page.text
+    assert "Small under 32 x 32 px 0 0 \u2013 1 " in page.text
+    assert "Medium 32 x 32 to 96 x 96 px 4 2 50 % 0 0.600" in page.text
+
+
+def test_many_classes_make_a_small_matrix(tmp_path: Path) -> None:
+    names = tuple(f"kind {n}" for n in range(60))
+    dataset, output = write_run(tmp_path, classes=names, images=2)
+    # Class 31 is predicted where class 1 is; the box of class 31 itself is too far to the right.
+    rows = [{"image_id": 1, "category_id": 31, "bbox": [10, 20, 30, 40], "score": 0.9}]
+    (output / "predictions.json").write_text(json.dumps(rows))
+    page = page_of(dataset, output)
+    assert "The 12 classes that are mixed up most; 48 more are not drawn." in page.text
+    assert re.search(r"kind 0\s+taken for\s+kind 30\s*: 1 time\b", page.text)
+    assert page.all("table", "dense")
+
+
+def test_a_class_without_validation_boxes_is_pointed_at(tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path)
+    path = dataset / "annotations" / "instances_val.json"
+    coco = json.loads(path.read_text())
+    coco["categories"].append({"id": 3, "name": "Platelet"})
+    path.write_text(json.dumps(coco))
+    page = page_of(dataset, output)
+    assert "No validation image shows “Platelet”, so nobody can say whether it is found." in page.text
+    titles = [chart["aria-label"] for chart in page.all("div") if chart.get("role") == "img"]
+    assert [title for title in titles if title.startswith("Precision over recall")] == [
+        f"Precision over recall, {name}" for name in ("All classes, mean", "RBC", "WBC")
+    ]
+
+
+def test_one_class_has_one_curve(tmp_path: Path) -> None:
+    page = page_of(*write_run(tmp_path, classes=("car",)))
+    assert len([chart for chart in page.all("div") if chart.get("aria-label", "").startswith("Precision over")]) == 1
+
+
+def test_shows_what_the_trainer_noticed_and_how_it_chose(tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path)
+    trained = {
+        "warnings": ["lr was <halved>", "", 7],
+        "recipe": [
+            {"field": "num_queries", "value": 100, "reason": "one image has 28 boxes"},
+            {"field": "tiles", "value": {"a": 1}, "reason": "<i>"},
+            {"value": 3},
+            "text",
+        ],
+    }
+    (output / "train.json").write_text(json.dumps(trained))
+    page = page_of(dataset, output)
+    assert "What the trainer noticed lr was <halved> What" in page.text or "lr was <halved> Classes" in page.text
+    assert "How the settings were chosen" in page.text
+    assert "num_queries 100 one image has 28 boxes" in page.text
+    assert 'tiles {"a": 1} <i>' in page.text
+    (output / "train.json").write_text(json.dumps({"warnings": "none", "recipe": {"field": "x"}}))
+    page = page_of(dataset, output)
+    assert "noticed" not in page.text
+    assert "How the settings were chosen" not in page.text
 
 
 def test_tells_what_the_preparation_did(tmp_path: Path) -> None:

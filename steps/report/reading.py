@@ -1,0 +1,118 @@
+"""The files that the page is made of, read so that nothing odd in them can stop it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from steps.errors import StepError
+
+
+def read_json(path: Path, step: str) -> Any:
+    """Read a file that a step wrote.
+
+    Raises:
+        StepError: it is missing or is not JSON; the message names the step that makes it.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise StepError(f"{path} is missing: the {step} step makes it, so run that first") from None
+    except OSError as error:
+        raise StepError(f"{path} cannot be read ({error.strerror}): the {step} step makes it") from None
+    return _parse(raw, path, step)
+
+
+def _parse(raw: bytes, path: Path, step: str) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        # Python writes NaN and Infinity, which are not JSON; orjson refuses them and this reads them.
+        return json.loads(raw)
+    except ValueError:
+        raise StepError(f"{path} is not JSON: run the {step} step again") from None
+
+
+def read_object(path: Path, step: str) -> dict[str, Any]:
+    """`read_json` of a file that must hold an object."""
+    value = read_json(path, step)
+    if not isinstance(value, dict):
+        raise StepError(f"{path} is not a JSON object: run the {step} step again")
+    return value
+
+
+def read_list(path: Path, step: str) -> list[Any]:
+    """`read_json` of a file that must hold a list."""
+    value = read_json(path, step)
+    if not isinstance(value, list):
+        raise StepError(f"{path} is not a list: run the {step} step again")
+    return value
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """Read a JSON object that the page can do without; a broken one counts as absent."""
+    try:
+        value = _parse(path.read_bytes(), path, "")
+    except (OSError, StepError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read the epochs in order. A resumed run repeats epochs: the last line for each counts."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return []
+    epochs: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        try:
+            record = _parse(line, path, "train")
+        except StepError:
+            continue  # a pod that was killed while it wrote leaves half a line
+        if isinstance(record, dict) and (epoch := number(record.get("epoch"))) is not None:
+            epochs[int(epoch)] = record
+    return [epochs[key] for key in sorted(epochs)]
+
+
+def number(value: object) -> float | None:
+    """A finite number, or None for anything else (NaN, infinity, text, null, true)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def measure(value: object) -> float | None:
+    """A metric; COCO's -1 ("nothing of the kind in the set") counts as none."""
+    found = number(value)
+    return None if found is None or found < 0 else found
+
+
+def first_number(*values: object) -> float | None:
+    """The first that is a number."""
+    return next((found for value in values if (found := number(value)) is not None), None)
+
+
+def within(record: dict[str, Any], *keys: str) -> Any:
+    """The value under nested keys, or None as soon as something on the way is not an object."""
+    value: Any = record
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def rows(value: object) -> Iterable[dict[str, Any]]:
+    """The objects in what should be a list of them."""
+    return (row for row in value if isinstance(row, dict)) if isinstance(value, list) else ()
+
+
+def series(log: Sequence[dict[str, Any]], *keys: str) -> list[float | None]:
+    """A value of each epoch."""
+    return [number(within(record, *keys)) for record in log]

@@ -1,0 +1,336 @@
+"""What the numbers mean, in words: the verdict, the facts of the run, and what a colleague would point at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps.report.counting import Balance, ClassRow
+from steps.report.formats import count, duration, percent, shortened, shown
+from steps.report.matching import ValImage
+from steps.report.reading import first_number, measure, number, series, within
+
+_NOTHING = 0.01
+"""AP50 below which a model found nothing."""
+_TINY_SIDE = 16
+"""Half the stride of the backbone's last layer: of an object with a shorter side little is left there."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about the run, from whichever file says it."""
+
+    model: str
+    checkpoint: str
+    device: str
+    parameters: float | None
+    train_images: int | None
+    val_images: int
+    val_boxes: int
+    classes: int
+    class_names: str
+    epochs: int | None
+    best_epoch: int | None
+    time: str
+    per_step: float | None
+    on_train: str
+    on_classes: str
+
+
+def facts_of(
+    metrics: dict[str, Any],
+    trained: dict[str, Any],
+    prepared: dict[str, Any],
+    names: dict[int, str],
+    images: Sequence[ValImage],
+    log: Sequence[dict[str, Any]],
+) -> Facts:
+    """Gather the facts."""
+    train_images = first_number(
+        within(trained, "images", "train"), trained.get("images"), within(prepared, "images", "train")
+    )
+    train_boxes = first_number(within(prepared, "boxes", "train"))
+    epochs = first_number(trained.get("epochs"), log[-1].get("epoch") if log else None)
+    seconds = first_number(trained.get("seconds"), sum(number(record.get("seconds")) or 0.0 for record in log) or None)
+    class_names = list(names.values())
+    checkpoint = metrics.get("checkpoint")
+    return Facts(
+        model=str(metrics.get("model") or trained.get("model") or "A detector"),
+        checkpoint=Path(str(checkpoint)).name if checkpoint else "",
+        device=str(trained.get("device") or ""),
+        parameters=first_number(trained.get("parameters")),
+        train_images=None if train_images is None else int(train_images),
+        val_images=int(first_number(metrics.get("images"), len(images)) or 0),
+        val_boxes=int(first_number(metrics.get("boxes"), sum(len(image.truth) for image in images)) or 0),
+        classes=len(class_names),
+        class_names=", ".join(shortened(name, 40) for name in class_names[:6])
+        + (f" and {len(class_names) - 6} more" if len(class_names) > 6 else ""),
+        epochs=None if epochs is None else int(epochs),
+        best_epoch=_best_epoch(metrics, trained, log),
+        time=duration(seconds),
+        per_step=first_number(trained.get("seconds_per_step"), log[-1].get("seconds_per_step") if log else None),
+        on_train=" with ".join(
+            part for part in (count(train_images, "image"), count(train_boxes, "box", "boxes")) if part
+        ),
+        on_classes=count(len(class_names), "class", "classes"),
+    )
+
+
+def _best_epoch(metrics: dict[str, Any], trained: dict[str, Any], log: Sequence[dict[str, Any]]) -> int | None:
+    if not measure(metrics.get("AP50")):
+        return None  # the best of epochs that all found nothing says nothing
+    measured = [
+        (ap, int(record["epoch"])) for record in log if (ap := measure(within(record, "val", "AP"))) is not None
+    ]
+    # The earliest of equals, as a trainer that keeps "better than before" does.
+    from_log = max(measured, key=lambda pair: (pair[0], -pair[1]))[1] if measured else None
+    best = first_number(trained.get("best_epoch"), from_log)
+    return None if best is None else int(best)
+
+
+def verdict(metrics: dict[str, Any], any_predictions: bool) -> dict[str, str]:
+    """Whether the model is any good, in a headline, a sentence and a tone (good, fair or bad)."""
+    ap, ap50 = measure(metrics.get("AP")), measure(metrics.get("AP50"))
+    if ap50 is None:
+        return {
+            "tone": "bad",
+            "head": "Nothing could be measured.",
+            "body": "The validation set has no boxes, or the evaluation gave no number, so nobody can say "
+            "whether this model works. Put labelled images into the validation set and evaluate again.",
+        }
+    if ap50 < _NOTHING:
+        said = "makes boxes, but they do not lie on the objects" if any_predictions else "predicts no boxes"
+        return {
+            "tone": "bad",
+            "head": "Found nothing.",
+            "body": f"The model {said}. It has not learnt the task (yet); do not use it.",
+        }
+    loose = ap is not None and ap < 0.4 * ap50
+    placed = " Its boxes are on the right objects but sit loosely: AP is far below AP50." if loose else ""
+    if ap50 < 0.2:
+        head, tone = "Has only begun to learn.", "bad"
+        body = "It finds an object here and there. Too early to use; more training should change that."
+    elif ap50 < 0.5:
+        head, tone = "Finds some, misses many.", "fair"
+        body = "It has learnt what to look for, but is not reliable yet."
+    elif ap50 < 0.75:
+        head, tone = "Finds most objects.", "fair"
+        body = "Useful with a person checking, for pre-labelling say. See below which classes and images hold it back."
+    else:
+        head, tone = "Finds nearly everything." if ap50 >= 0.9 else "Works well.", "good"
+        body = "It finds the objects reliably on images it never trained on."
+    return {"tone": tone, "head": head, "body": body + placed}
+
+
+def tiles(metrics: dict[str, Any], images: Sequence[ValImage], facts: Facts, threshold: float) -> list[dict[str, Any]]:
+    """The few numbers at the top."""
+    hits, missed, false_alarms = (sum(getattr(i, key) for i in images) for key in ("hits", "missed", "false_alarms"))
+    total, made = hits + missed, hits + false_alarms
+    score = f"score ≥ {threshold:.2f}"
+
+    def tile(name: str, text: str, note: str, title: str = "") -> dict[str, Any]:
+        return {"name": name, "text": text, "note": note, "title": title}
+
+    found = [
+        tile(name, shown(metrics.get(name))["text"], note, shown(metrics.get(name))["title"])
+        for name, note in (("AP", "IoU 0.50 to 0.95"), ("AP50", "IoU 0.50"))
+    ]
+    found.append(tile("Found", percent(hits / total if total else None), f"{hits:,} of {total:,} boxes, {score}"))
+    found.append(tile("Correct", percent(hits / made if made else None), f"{hits:,} of {made:,} predictions, {score}"))
+    if facts.time:
+        per_step = f"{facts.per_step:.2g} s a step" if facts.per_step else "training"
+        found.append(tile("Training time", facts.time, per_step + (f", {facts.device}" if facts.device else "")))
+    return found
+
+
+def advice(
+    facts: Facts,
+    metrics: dict[str, Any],
+    trained: dict[str, Any],
+    log: Sequence[dict[str, Any]],
+    images: Sequence[ValImage],
+    classes: Sequence[ClassRow],
+    balance: Balance | None,
+    threshold: float,
+) -> list[str]:
+    """What in these numbers a colleague would point at, most telling first."""
+    ap50 = measure(metrics.get("AP50"))
+    lines = _on_divergence(log)
+    if ap50 is not None and ap50 < _NOTHING:
+        lines += _on_nothing(facts, trained, log, images, threshold)
+        lines += _on_settings(trained, images)
+        return lines
+    lines += _on_settings(trained, images) if (ap50 or 0.0) < 0.5 else []
+    if facts.train_images is not None and facts.train_images < 100 and (ap50 or 0.0) < 0.75:
+        lines.append(_few_images(facts.train_images))
+    if ap50 is not None:
+        lines += _on_scores(ap50, images, balance, threshold)
+        lines += _on_curves(facts, log)
+        lines += _on_weak_sides(metrics, classes)
+    if 0 < facts.val_boxes < 50:
+        lines.append(
+            f"The validation set holds {count(facts.val_boxes, 'box', 'boxes')}: take every number here as a rough one."
+        )
+    return lines[:6]
+
+
+def _on_divergence(log: Sequence[dict[str, Any]]) -> list[str]:
+    for record in log:
+        losses = record.get("train")
+        if isinstance(losses, dict) and "loss" in losses and number(losses["loss"]) is None:
+            return [
+                f"The training loss stopped being a number in epoch {int(record['epoch'])}. Lower the learning rate "
+                "(a third is a good start) and keep gradient clipping on."
+            ]
+    return []
+
+
+def _on_nothing(
+    facts: Facts,
+    trained: dict[str, Any],
+    log: Sequence[dict[str, Any]],
+    images: Sequence[ValImage],
+    threshold: float,
+) -> list[str]:
+    """Why a model may have found nothing: its losses, its start, its model, and what it predicts."""
+    config = trained.get("config") if isinstance(trained.get("config"), dict) else {}
+    assert isinstance(config, dict)
+    lines = []
+    losses = [loss for loss in series(log, "train", "loss") if loss is not None]
+    if len(losses) > 1:
+        rate = first_number(config.get("lr"), log[-1].get("lr"))
+        lines.append(
+            f"The training loss fell from {losses[0]:.2f} to {losses[-1]:.2f}, so it is learning: most likely it "
+            "needs more epochs."
+            if _fell(losses)
+            else f"The training loss did not fall ({losses[0]:.2f} to {losses[-1]:.2f}). Try a lower learning rate"
+            + (f" than {rate:g}" if rate else "")
+            + ", and check in the images below that the true boxes lie on the objects."
+        )
+    if "pretrained" in config and config["pretrained"] is None:
+        start = "It started from random weights (pretrained: none), and from there DETR needs hundreds of epochs"
+    elif config.get("pretrained") == "imagenet":
+        start = "Only its backbone was pretrained (pretrained: imagenet); the transformer needs hundreds of epochs"
+    elif config.get("pretrained"):
+        start = (
+            f"It started from pretrained weights ({config['pretrained']}), where a few epochs usually find something"
+        )
+    else:
+        start = "DETR starts slowly: without pretrained weights AP often stays at zero for dozens of epochs"
+    ran = f"; this run had {facts.epochs}." if facts.epochs is not None else "."
+    if config.get("pretrained") and config["pretrained"] != "imagenet":
+        cure = " If more epochs change nothing, look at the learning rate and at the boxes in the images below."
+    else:
+        cure = " Train several times as long, or start from weights trained on COCO (pretrained: coco)."
+    lines.append(start + ran + cure)
+    if facts.model == "detr_tiny":
+        lines.append(
+            "detr_tiny is there to try the pipeline on a CPU. On photographs take detr_resnet50, which starts from "
+            "weights trained on COCO."
+        )
+    if facts.train_images is not None and facts.train_images < 100:
+        lines.append(_few_images(facts.train_images))
+    scores = [image.predictions[0].score for image in images if image.predictions]
+    if scores:
+        guessing = " Until scores rise, the model is guessing." if max(scores) < threshold else ""
+        lines.append(f"The most confident prediction scores {max(scores):.2f}.{guessing}")
+    elif images:
+        lines.append(
+            "There is no prediction at all, not even a weak one. Check that the evaluate step loaded the checkpoint "
+            "of this run and does not cut scores too high."
+        )
+    return lines
+
+
+def _on_settings(trained: dict[str, Any], images: Sequence[ValImage]) -> list[str]:
+    """Whether the model sees the objects large enough, and may name as many as an image has."""
+    lines = []
+    shorter, longest = (number(within(trained, "config", key)) for key in ("image_size", "max_size"))
+    if shorter and longest:
+        sides = sorted(
+            min(box.w, box.h) * min(shorter / min(image.width, image.height), longest / max(image.width, image.height))
+            for image in images
+            if image.width > 0 and image.height > 0
+            for box in image.truth
+            if not box.crowd
+        )
+        tiny = sum(side < _TINY_SIDE for side in sides)
+        if sides and tiny > 0.5 * len(sides):
+            lines.append(
+                f"The objects are small for the model: at the size that it sees the images (image_size {shorter:.0f}), "
+                f"{percent(tiny / len(sides))} of the boxes are under {_TINY_SIDE} px wide or high. "
+                "Raise image_size and max_size, or cut the images into tiles."
+            )
+    queries = number(within(trained, "config", "num_queries"))
+    most = max((sum(not box.crowd for box in image.truth) for image in images), default=0)
+    if queries and most > queries:
+        lines.append(
+            f"One image has {most} objects, but the model can name {queries:.0f} in an image at most. "
+            "Raise num_queries."
+        )
+    return lines
+
+
+def _few_images(train_images: int) -> str:
+    return f"{count(train_images, 'training image')} is little for DETR. A few hundred make a clear difference."
+
+
+def _on_scores(ap50: float, images: Sequence[ValImage], balance: Balance | None, threshold: float) -> list[str]:
+    total = sum(image.hits + image.missed for image in images)
+    recall = sum(image.hits for image in images) / total if total else 0.0
+    if balance is None or ap50 < 0.05 or recall >= 0.6 * balance.best_recall:
+        return []
+    return [
+        f"It is right more often than it is sure: at a score of {threshold:.2f} it finds {percent(recall)} of the "
+        f"objects, from {balance.score:.2f} on up {percent(balance.best_recall)}. Use the lower score, or train longer."
+    ]
+
+
+def _on_curves(facts: Facts, log: Sequence[dict[str, Any]]) -> list[str]:
+    """Whether it trained too long, or not long enough."""
+    lines = []
+    losses = [loss for loss in series(log, "train", "loss") if loss is not None]
+    validated = [
+        (value, int(record["epoch"])) for record in log if (value := number(within(record, "val", "loss"))) is not None
+    ]
+    if len(validated) >= 5 and _fell(losses):
+        low, low_epoch = min(validated)
+        if validated[-1][0] > 1.15 * low and validated[-1][1] - low_epoch >= 0.2 * validated[-1][1]:
+            lines.append(
+                f"It began to learn the training images by heart: the validation loss was lowest in epoch "
+                f"{low_epoch} and has risen since. Fewer epochs, more augmentation or more images help."
+            )
+    if facts.best_epoch and facts.epochs and facts.epochs >= 5 and facts.best_epoch > 0.95 * facts.epochs:
+        lines.append("AP was best at the very end of the training. Longer training may still improve it.")
+    return lines
+
+
+def _fell(losses: Sequence[float]) -> bool:
+    return len(losses) > 1 and losses[-1] < 0.9 * losses[0]
+
+
+def _on_weak_sides(metrics: dict[str, Any], classes: Sequence[ClassRow]) -> list[str]:
+    lines = []
+    ap, small, large = (measure(metrics.get(name)) for name in ("AP", "AP_small", "AP_large"))
+    if small is not None and large is not None and large > 0.2 and small < 0.4 * large:
+        lines.append(
+            f"Small objects are its weak side (AP {small:.2f}, against {large:.2f} for large ones). Larger "
+            "input images, or tiles cut from them, help."
+        )
+    measured = [row for row in classes if row.ap is not None]
+    weakest = measured[-1] if len(measured) > 1 else None
+    if weakest and weakest.ap is not None and ap is not None and ap > 0.05 and weakest.ap < 0.5 * ap:
+        has = f": it has {count(weakest.train_boxes, 'training box', 'training boxes')}" if weakest.train_boxes else ""
+        lines.append(f"The weakest class is “{shortened(weakest.name, 40)}” with AP {weakest.ap:.2f}{has}.")
+    unseen = [row.name for row in classes if row.boxes == 0]
+    if unseen and measured:
+        named = ", ".join(f"“{shortened(name, 40)}”" for name in unseen[:3]) + (
+            f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
+        )
+        lines.append(
+            f"No validation image shows {named}, so nobody can say whether it is found. "
+            "Label more images of it, or validate on a larger share."
+        )
+    return lines
