@@ -79,7 +79,7 @@ def facts_of(
 
 
 def _best_epoch(metrics: dict[str, Any], trained: dict[str, Any], log: Sequence[dict[str, Any]]) -> int | None:
-    if not measure(metrics.get("AP50")):
+    if (measure(metrics.get("AP50")) or 0.0) < _NOTHING:
         return None  # the best of epochs that all found nothing says nothing
     measured = [
         (ap, int(record["epoch"])) for record in log if (ap := measure(within(record, "val", "AP"))) is not None
@@ -195,8 +195,8 @@ def _on_nothing(
     threshold: float,
 ) -> list[str]:
     """Why a model may have found nothing: its losses, its start, its model, and what it predicts."""
-    config = trained.get("config") if isinstance(trained.get("config"), dict) else {}
-    assert isinstance(config, dict)
+    given = trained.get("config")
+    config = given if isinstance(given, dict) else {}
     lines = []
     losses = [loss for loss in series(log, "train", "loss") if loss is not None]
     if len(losses) > 1:
@@ -209,22 +209,7 @@ def _on_nothing(
             + (f" than {rate:g}" if rate else "")
             + ", and check in the images below that the true boxes lie on the objects."
         )
-    if "pretrained" in config and config["pretrained"] is None:
-        start = "It started from random weights (pretrained: none), and from there DETR needs hundreds of epochs"
-    elif config.get("pretrained") == "imagenet":
-        start = "Only its backbone was pretrained (pretrained: imagenet); the transformer needs hundreds of epochs"
-    elif config.get("pretrained"):
-        start = (
-            f"It started from pretrained weights ({config['pretrained']}), where a few epochs usually find something"
-        )
-    else:
-        start = "DETR starts slowly: without pretrained weights AP often stays at zero for dozens of epochs"
-    ran = f"; this run had {facts.epochs}." if facts.epochs is not None else "."
-    if config.get("pretrained") and config["pretrained"] != "imagenet":
-        cure = " If more epochs change nothing, look at the learning rate and at the boxes in the images below."
-    else:
-        cure = " Train several times as long, or start from weights trained on COCO (pretrained: coco)."
-    lines.append(start + ran + cure)
+    lines.append(_on_start(facts, config))
     if facts.model == "detr_tiny":
         lines.append(
             "detr_tiny is there to try the pipeline on a CPU. On photographs take detr_resnet50, which starts from "
@@ -242,6 +227,26 @@ def _on_nothing(
             "of this run and does not cut scores too high."
         )
     return lines
+
+
+def _on_start(facts: Facts, config: dict[str, Any]) -> str:
+    """What to expect of the weights that the training started from, after so many epochs."""
+    ran = f"; this run had {facts.epochs}." if facts.epochs is not None else "."
+    pretrained = config.get("pretrained")
+    if pretrained and pretrained != "imagenet":
+        return (
+            f"It started from pretrained weights ({pretrained}), where a few epochs usually find something{ran} If "
+            "more epochs change nothing, look at the learning rate and at the boxes in the images below."
+        )
+    if facts.model == "detr_tiny":
+        return f"It started from random weights, and from there even drawn shapes take dozens of epochs{ran}"
+    if pretrained == "imagenet":
+        start = "Only its backbone was pretrained (pretrained: imagenet); the transformer needs hundreds of epochs"
+    elif "pretrained" in config:
+        start = "It started from random weights (pretrained: none), and from there DETR needs hundreds of epochs"
+    else:
+        start = "DETR starts slowly: without pretrained weights AP often stays at zero for dozens of epochs"
+    return start + ran + " Train several times as long, or start from weights trained on COCO (pretrained: coco)."
 
 
 def _on_settings(trained: dict[str, Any], images: Sequence[ValImage]) -> list[str]:

@@ -63,6 +63,9 @@ def test_more_objects_than_queries() -> None:
 
 
 def test_the_small_model_and_few_images() -> None:
-    assert "take detr_resnet50" in said({}, model="detr_tiny")
+    text = said({"pretrained": None}, model="detr_tiny")
+    assert "dozens of epochs; this run had 12." in text
+    assert "pretrained: coco" not in text
+    assert "take detr_resnet50" in text
     assert "take detr_resnet50" not in said({}, model="detr_resnet50")
     assert "20 training images is little" in said({}, images={"train": 20})
