@@ -1,24 +1,22 @@
-"""A COCO file and its images as a torch dataset, and batches of it."""
+"""A COCO file and its images as a torch dataset, and batches of its items."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from trainer.boxes import xyxy_to_cxcywh
 from trainer.errors import TrainerError
-from trainer.transforms import Sample, normalize
-
-Transform = Callable[[Sample, random.Random], Sample]
+from trainer.images import read_image, read_size
+from trainer.transforms import Sample, Size, Transform, normalize, to_tensor
 
 
 @dataclass(frozen=True)
@@ -31,19 +29,40 @@ class Category:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images `[B, 3, H, W]`, mask `[B, H, W]` (True where padded) and a target for each image."""
+    """Images `[B, 3, H, W]`, mask `[B, H, W]` (True where padded) and a target for each image.
+
+    The images are uint8 as loaded, a quarter of the bytes to move between processes and to the device, and
+    normalised float32 once they are on it.
+    """
 
     images: Tensor
     padding_mask: Tensor
     targets: list[dict[str, Tensor]]
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.padding_mask.to(device, non_blocking=True),
-            [{key: value.to(device, non_blocking=True) for key, value in t.items()} for t in self.targets],
-        )
+        """The same batch on a device, its images normalised there."""
+        images = self.images.to(device, non_blocking=True)
+        padding_mask = self.padding_mask.to(device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            images = normalize(images, padding_mask)
+        targets = [{key: value.to(device, non_blocking=True) for key, value in t.items()} for t in self.targets]
+        return Batch(images, padding_mask, targets)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU reads by itself; what `DataLoader` calls."""
+        targets = [{key: value.pin_memory() for key, value in t.items()} for t in self.targets]
+        return Batch(self.images.pin_memory(), self.padding_mask.pin_memory(), targets)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes each tensor costs a file descriptor, which takes longer to hand over than the few
+        # numbers of a target take to copy.
+        arrays = [{key: value.numpy() for key, value in target.items()} for target in self.targets]
+        return _batch_from_arrays, (self.images, self.padding_mask, arrays)
+
+
+def _batch_from_arrays(images: Tensor, padding_mask: Tensor, arrays: list[dict[str, np.ndarray]]) -> Batch:
+    targets = [{key: torch.from_numpy(value) for key, value in target.items()} for target in arrays]
+    return Batch(images, padding_mask, targets)
 
 
 def annotation_file(dataset_dir: Path, split: str) -> Path:
@@ -77,10 +96,10 @@ def categories_of(coco: dict[str, Any]) -> list[Category]:
 class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     """Images with their boxes; images without any are kept, as the model must learn to stay silent.
 
-    An item is an image `[3, H, W]` and its target: `labels` int64 `[n]` in 0..C-1, `boxes` `[n, 4]` (cx, cy,
+    An item is an image uint8 `[3, H, W]` and its target: `labels` int64 `[n]` in 0..C-1, `boxes` `[n, 4]` (cx, cy,
     w, h in fractions of the transformed image), `image_id` `[1]`, and `orig_size` and `size` `[2]` (height
     and width in px before and after the transform). Crowd regions are left out, boxes are cut at the
-    image's edge, and boxes without area go. EXIF orientation is not applied.
+    image's edge, and boxes without area go. Images are turned upright as their EXIF orientation says.
     """
 
     def __init__(
@@ -120,6 +139,13 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             if not file.is_file():
                 raise TrainerError(f"image {file} does not exist, but {path} names it")
         self._objects = self._group_by_image()
+        self.sizes = [self._size(number) for number in range(len(self.files))]
+
+    def _size(self, index: int) -> Size:
+        """Width and height in px, as the file says, or else the image."""
+        listed = self.coco["images"][index]
+        width, height = int(listed.get("width") or 0), int(listed.get("height") or 0)
+        return (width, height) if width > 0 and height > 0 else read_size(self.files[index])
 
     def _group_by_image(self) -> dict[int, tuple[Tensor, Tensor]]:
         """For each image id the corner boxes `[n, 4]` in px and the labels `[n]`."""
@@ -155,6 +181,13 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         """The most boxes that one image has."""
         return max((len(labels) for _, labels in self._objects.values()), default=0)
 
+    def objects(self, index: int, size: Size) -> tuple[Tensor, Tensor]:
+        """Boxes `[n, 4]` (x0, y0, x1, y1 in px) and labels `[n]` of an image of a size, cut at its edge."""
+        boxes, labels = self._objects[self.image_ids[index]]
+        boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([*size, *size], dtype=torch.float32))
+        solid = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        return boxes[solid], labels[solid]
+
     def sample(self, index: int) -> Sample:
         """An image as it is on the disk, with its boxes.
 
@@ -162,20 +195,22 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             TrainerError: the file is not an image.
         """
         image = read_image(self.files[index])
-        boxes, labels = self._objects[self.image_ids[index]]
-        width, height = image.size
-        limit = torch.tensor([width, height, width, height], dtype=torch.float32)
-        boxes = torch.minimum(boxes.clamp(min=0), limit)
-        solid = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        return Sample(image, boxes[solid], labels[solid])
+        return Sample(image, *self.objects(index, image.size))
+
+    def sizes_in(self, epoch: int) -> list[Size]:
+        """Width and height in px that the transform gives each image in an epoch; no image is opened."""
+        return [self.transform.plan(size, self._chance(epoch, index)).size for index, size in enumerate(self.sizes)]
+
+    def _chance(self, epoch: int, index: int) -> random.Random:
+        # Seeded by what the item is, not by when or where it is drawn: any number of workers and processes,
+        # and a run taken up again in the middle of an epoch, see the same pixels.
+        return random.Random(f"{self.seed}/{epoch}/{index}")
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, dict[str, Tensor]]:
         """The item of an index, or of an (epoch, index): an image is augmented anew in every epoch."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         original = self.sample(index)
-        # Seeded by what the item is, not by when it is drawn: any number of workers, and a run taken up
-        # again in the middle of an epoch, see the same pixels.
-        sample = self.transform(original, random.Random(f"{self.seed}/{epoch}/{index}"))
+        sample = self.transform(original, self._chance(epoch, index))
         width, height = sample.image.size
         scale = torch.tensor([width, height, width, height], dtype=torch.float32)
         target = {
@@ -185,31 +220,19 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             "orig_size": torch.tensor([original.image.size[1], original.image.size[0]]),
             "size": torch.tensor([height, width]),
         }
-        return normalize(sample.image), target
-
-
-def read_image(file: Path) -> Image.Image:
-    """An image in RGB.
-
-    Raises:
-        TrainerError: the file cannot be read as an image.
-    """
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise TrainerError(f"image {file} cannot be read ({error}); remove or replace it") from None
+        return to_tensor(sample.image), target
 
 
 def pad(images: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pads images `[3, H_i, W_i]` at the right and the bottom with zeros (the mean colour).
+    """Pads images uint8 `[3, H_i, W_i]` at the right and the bottom; `normalize` makes the padding 0.
 
     Returns:
-        `[B, 3, H, W]` with the greatest height and width, and a bool mask `[B, H, W]`, True where padded.
+        uint8 `[B, 3, H, W]` with the greatest height and width, and a bool mask `[B, H, W]`, True where padded.
     """
     height = max(image.shape[1] for image in images)
     width = max(image.shape[2] for image in images)
-    batch = torch.zeros(len(images), 3, height, width)
+    # Channels last in memory, as images come from PIL: rows are copied whole.
+    batch = torch.zeros(len(images), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     mask = torch.ones(len(images), height, width, dtype=torch.bool)
     for index, image in enumerate(images):
         batch[index, :, : image.shape[1], : image.shape[2]] = image
@@ -220,62 +243,3 @@ def pad(images: list[Tensor]) -> tuple[Tensor, Tensor]:
 def collate(items: list[tuple[Tensor, dict[str, Tensor]]]) -> Batch:
     """Items of the dataset as one batch."""
     return Batch(*pad([image for image, _ in items]), [target for _, target in items])
-
-
-class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) in an order that the seed and the epoch fix, from any batch on."""
-
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
-        """Takes the number of images, images a batch, and the seed of the order."""
-        self.size = size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-        self.first_batch = 0
-
-    def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = list(range(self.size))
-        random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
-        for start in range(self.first_batch * self.batch_size, self.size, self.batch_size):
-            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
-
-
-def train_loader(dataset: CocoDetection, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
-    """Batches of a shuffled epoch; set the sampler's `epoch` and `first_batch` before iterating."""
-    return _loader(dataset, workers, batch_sampler=sampler)
-
-
-def eval_loader(dataset: CocoDetection, batch_size: int, workers: int) -> DataLoader[Any]:
-    """Batches in the file's order."""
-    return _loader(dataset, workers, batch_size=batch_size, shuffle=False)
-
-
-def _loader(dataset: CocoDetection, workers: int, **how: Any) -> DataLoader[Any]:
-    # A generator of its own: the loader would otherwise draw a number from the global one, and dropout
-    # after a resume would differ from dropout in a run that was never cut off.
-    return DataLoader(
-        dataset,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-        generator=torch.Generator(),
-        **how,
-    )
-
-
-def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """Iterates a loader; an error of ours in a worker process comes out as it went in.
-
-    Raises:
-        TrainerError: an image cannot be read.
-    """
-    try:
-        yield from loader
-    except TrainerError as error:
-        # torch puts the worker's traceback around the message, whose last line is the message itself.
-        line = str(error).strip().splitlines()[-1]
-        raise TrainerError(line.removeprefix("trainer.errors.TrainerError: ")) from None

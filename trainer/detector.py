@@ -15,7 +15,8 @@ from trainer.data import Category, pad
 from trainer.detr import DETR, build_model, post_process
 from trainer.device import pick_device
 from trainer.errors import TrainerError
-from trainer.transforms import Sample, normalize, resize
+from trainer.images import to_rgb
+from trainer.transforms import Sample, normalize, resize, to_tensor
 
 
 @dataclass
@@ -54,9 +55,9 @@ class Detector:
             return []
         images = [ImageOps.exif_transpose(image) for image in images]
         resized = [self._resize(image) for image in images]
-        batch, mask = pad([normalize(image) for image in resized])
+        batch, mask = (tensor.to(self.device) for tensor in pad([to_tensor(image) for image in resized]))
         sizes = torch.tensor([[image.height, image.width] for image in images], device=self.device)
-        found = post_process(self.model(batch.to(self.device), mask.to(self.device)), sizes)
+        found = post_process(self.model(normalize(batch, mask), mask), sizes)
         return [
             _tidy(detections, image.width, image.height, threshold)
             for detections, image in zip(found, images, strict=True)
@@ -64,7 +65,7 @@ class Detector:
 
     def _resize(self, image: Image.Image) -> Image.Image:
         """The image in RGB at the size that the model was validated at."""
-        sample = Sample(image.convert("RGB"), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        sample = Sample(to_rgb(image), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
         return resize(sample, self.image_size, self.max_size).image
 
 

@@ -34,13 +34,17 @@ def limit_threads() -> int:
     torch counts the cores of the node; in a pod that may use two of them, a thread for every core makes
     each wait for the others.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_cpus()
-    if quota is not None:
-        allowed = min(allowed, max(1, round(quota)))
+    allowed = cpu_limit()
     if allowed < torch.get_num_threads():
         torch.set_num_threads(allowed)
     return torch.get_num_threads()
+
+
+def cpu_limit() -> int:
+    """Cores that this process may use: those of its affinity, and no more than the container's limit."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_cpus()
+    return allowed if quota is None else min(allowed, max(1, round(quota)))
 
 
 def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from trainer.criterion import SetCriterion
-from trainer.data import batches
+from trainer.data import Batch
 from trainer.detr import post_process
 from trainer.errors import TrainerError
+from trainer.loading import batches
 
 
 class Averages:
@@ -49,7 +49,7 @@ def train_one_epoch(
     model: nn.Module,
     criterion: SetCriterion,
     optimizer: torch.optim.Optimizer,
-    loader: DataLoader[Any],
+    loader: Iterable[Batch],
     device: torch.device,
     *,
     clip_max_norm: float,
@@ -98,7 +98,7 @@ def train_one_epoch(
 @torch.no_grad()
 def predict(
     model: nn.Module,
-    loader: DataLoader[Any],
+    loader: Iterable[Batch],
     device: torch.device,
     category_ids: list[int],
     *,

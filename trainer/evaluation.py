@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer.coco_eval import coco_metrics
-from trainer.data import Category, CocoDetection, annotation_file, categories_of, eval_loader, read_coco
+from trainer.data import Category, CocoDetection, annotation_file, categories_of, read_coco
 from trainer.detector import Detector, load
 from trainer.device import limit_threads
 from trainer.engine import predict
 from trainer.errors import TrainerError
+from trainer.loading import eval_loader
 from trainer.transforms import EvalTransform
 
 

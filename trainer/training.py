@@ -14,24 +14,18 @@ import torch
 from trainer.coco_eval import coco_metrics
 from trainer.config import TrainConfig
 from trainer.criterion import SetCriterion
-from trainer.data import (
-    CocoDetection,
-    EpochSampler,
-    Transform,
-    annotation_file,
-    eval_loader,
-    train_loader,
-)
+from trainer.data import CocoDetection, annotation_file
 from trainer.detr import DETR, build_model
 from trainer.device import limit_threads, pick_device
 from trainer.engine import predict, train_one_epoch
 from trainer.errors import TrainerError
 from trainer.interrupt import Interrupt
 from trainer.journal import Journal, Progress, in_words
+from trainer.loading import EpochSampler, eval_loader, train_loader
 from trainer.matcher import HungarianMatcher
 from trainer.run_state import RunState, find_last
 from trainer.schedule import set_rates
-from trainer.transforms import EvalTransform, LightTransform, PaperTransform
+from trainer.transforms import EvalTransform, train_transform
 
 _log = logging.getLogger("trainer")
 
@@ -83,10 +77,8 @@ def train(config: TrainConfig) -> TrainResult:
 
 def _open_datasets(config: TrainConfig) -> tuple[CocoDetection, CocoDetection]:
     """The images to learn from and those to validate on, under one numbering of the classes."""
-    augment: Transform = EvalTransform(config.image_size, config.max_size)
-    if config.augment:
-        kind = LightTransform if config.model == "detr_tiny" else PaperTransform
-        augment = kind(config.image_size, config.max_size)
+    strength = "none" if not config.augment else "light" if config.model == "detr_tiny" else "paper"
+    augment = train_transform(strength, config.image_size, config.max_size)
     train_file = annotation_file(config.dataset_dir, "train")
     train_set = CocoDetection(train_file, augment, images_root=config.images_root, seed=config.seed)
     if not train_set.categories:
@@ -172,7 +164,9 @@ def _run(
         giou_loss_coef=config.giou_loss_coef,
         eos_coef=config.eos_coef,
     ).to(device)
-    sampler = EpochSampler(len(train_set), config.batch_size, config.seed)
+    sampler = EpochSampler(
+        len(train_set), config.batch_size, config.seed, sizes=train_set.sizes_in, epochs=config.epochs
+    )
     loader = train_loader(train_set, sampler, config.workers)
     val_loader = eval_loader(val_set, config.batch_size, config.workers)
     journal = Journal(config.output_dir, position.epoch, position.step)

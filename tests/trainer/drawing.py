@@ -53,3 +53,13 @@ def write_annotations(folder: Path, split: str, content: dict[str, Any]) -> Path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def quadrants(width: int, height: int) -> Image.Image:
+    """Four grounds of different brightness and colour: no turn or mirroring looks like another."""
+    picture = Image.new("RGB", (width, height), (240, 235, 230))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle([width // 2, 0, width, height // 2 - 1], fill=(200, 140, 150))
+    draw.rectangle([0, height // 2, width // 2 - 1, height], fill=(60, 110, 60))
+    draw.rectangle([width // 2, height // 2, width, height], fill=(20, 20, 60))
+    return picture

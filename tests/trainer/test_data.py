@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import json
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
 import torch
-from drawing import CATEGORIES, draw_dataset, write_annotations
+from drawing import CATEGORIES, write_annotations
 from PIL import Image
 
 from trainer.boxes import cxcywh_to_xyxy
-from trainer.data import CocoDetection, EpochSampler, batches, collate, eval_loader, train_loader
+from trainer.data import CocoDetection, collate
 from trainer.errors import TrainerError
-from trainer.transforms import EvalTransform, LightTransform
+from trainer.transforms import EvalTransform, train_transform
 
 KEEP = EvalTransform(64, 64)
 
@@ -85,19 +87,30 @@ def test_file_names_may_be_absolute_or_start_elsewhere(tmp_path: Path):
     assert CocoDetection(elsewhere, KEEP)[0][0].shape == (3, 48, 64)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
-def test_any_image_mode_is_read_as_rgb(tmp_path: Path, mode: str):
-    path = one_image(tmp_path, [])
-    Image.new(mode, (64, 48)).save(tmp_path / "one.png")
-    assert CocoDetection(path, KEEP)[0][0].shape[0] == 3
-
-
-def test_exif_orientation_is_not_applied(tmp_path: Path):
-    path = one_image(tmp_path, [])
+def test_boxes_are_in_the_upright_image(tmp_path: Path):
+    path = one_image(tmp_path, [[16, 12, 32, 24]])
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (64, 48)).save(tmp_path / "one.png", exif=exif)
-    assert CocoDetection(path, KEEP)[0][1]["orig_size"].tolist() == [48, 64]
+    Image.new("RGB", (48, 64)).save(tmp_path / "one.png", exif=exif)
+    target = CocoDetection(path, KEEP)[0][1]
+    assert target["orig_size"].tolist() == [48, 64]
+    assert target["boxes"].tolist() == [[0.5, 0.5, 0.5, 0.5]]
+
+
+@pytest.mark.parametrize("strength", ["none", "light", "paper", "strong"])
+def test_sizes_are_known_before_an_image_is_opened(dataset_dir: Path, strength: str):
+    path = dataset_dir / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for row in content["images"][:2]:
+        # As some exporters leave them out.
+        del row["width"]
+        row["height"] = 0
+    path.write_text(json.dumps(content))
+    dataset = CocoDetection(path, train_transform(strength, 96, 120), seed=3)
+    for epoch in (0, 7):
+        sizes = dataset.sizes_in(epoch)
+        for index in range(len(dataset)):
+            assert dataset[epoch, index][0].shape == (3, *reversed(sizes[index]))
 
 
 def test_what_is_missing_or_broken_is_named(tmp_path: Path):
@@ -121,15 +134,6 @@ def test_what_is_missing_or_broken_is_named(tmp_path: Path):
         CocoDetection(path, KEEP)
 
 
-def test_a_broken_image_is_named_from_a_worker_process_too(tmp_path: Path):
-    path = one_image(tmp_path, [])
-    (tmp_path / "one.png").write_bytes(b"not an image")
-    with pytest.raises(TrainerError) as caught:
-        list(batches(eval_loader(CocoDetection(path, KEEP), 1, workers=1)))
-    assert str(caught.value).startswith(f"image {tmp_path / 'one.png'} cannot be read")
-    assert "\n" not in str(caught.value)
-
-
 def test_boxes_of_an_unknown_category_or_image_are_refused(tmp_path: Path):
     with pytest.raises(TrainerError, match="category 99"):
         CocoDetection(one_image(tmp_path, [[1, 1, 5, 5]], category_id=99), KEEP)
@@ -139,36 +143,71 @@ def test_boxes_of_an_unknown_category_or_image_are_refused(tmp_path: Path):
 
 def test_a_batch_is_padded_and_masked():
     target = {"labels": torch.zeros(0, dtype=torch.int64)}
-    batch = collate([(torch.ones(3, 4, 7), target), (torch.ones(3, 6, 5), target)])
+    white = [torch.full((3, 4, 7), 255, dtype=torch.uint8), torch.full((3, 6, 5), 255, dtype=torch.uint8)]
+    batch = collate([(image, target) for image in white])
     assert batch.images.shape == (2, 3, 6, 7)
     assert batch.padding_mask.shape == (2, 6, 7)
-    assert torch.equal(batch.images[:, 0] == 0, batch.padding_mask)
     assert (~batch.padding_mask).sum((1, 2)).tolist() == [28, 30]
+    on_device = batch.to(torch.device("cpu"))
+    for channel in range(3):
+        assert torch.equal(on_device.images[:, channel] == 0, batch.padding_mask)
 
 
-def test_an_epoch_sees_every_image_once_in_an_order_of_its_own():
-    sampler = EpochSampler(7, 3, seed=0)
-    orders = []
-    for epoch in (0, 1):
-        sampler.epoch = epoch
-        groups = list(sampler)
-        assert len(groups) == len(sampler) == 3
-        assert {e for group in groups for e, _ in group} == {epoch}
-        orders.append([index for group in groups for _, index in group])
-        assert sorted(orders[-1]) == list(range(7))
-    assert orders[0] != orders[1]
-    sampler.first_batch = 2
-    assert [index for group in sampler for _, index in group] == orders[1][6:]
+def plain_batch(items: list[tuple[torch.Tensor, dict[str, torch.Tensor]]]) -> torch.Tensor:
+    """Each image normalised by itself, in the words of the formula, and then padded with zeros."""
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    images = [(image.float() / 255 - mean) / std for image, _ in items]
+    batch = torch.zeros(len(images), 3, max(i.shape[1] for i in images), max(i.shape[2] for i in images))
+    for place, image in zip(batch, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
+    return batch
 
 
-def test_workers_see_the_same_pixels(tmp_path: Path):
-    folder = draw_dataset(tmp_path / "data")
+def photographs(folder: Path) -> CocoDetection:
+    """Four noisy images of different sizes."""
+    content: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": CATEGORIES}
+    for index, size in enumerate([(64, 48), (48, 64), (90, 30), (57, 57)]):
+        Image.effect_noise(size, 90).convert("RGB").save(folder / f"{index}.png")
+        content["images"].append({"id": index, "file_name": f"{index}.png", "width": size[0], "height": size[1]})
+        content["annotations"].append({"id": index, "image_id": index, "category_id": 4, "bbox": [5, 5, 20, 20]})
+    return CocoDetection(write_annotations(folder, "train", content), train_transform("paper", 96, 140))
 
-    def pixels(workers: int) -> list[torch.Tensor]:
-        path = folder / "annotations" / "instances_train.json"
-        dataset = CocoDetection(path, LightTransform(64, 64), seed=1)
-        sampler = EpochSampler(len(dataset), 4, seed=1)
-        return [batch.images for batch in batches(train_loader(dataset, sampler, workers))]
 
-    for alone, shared in zip(pixels(0), pixels(2), strict=True):
-        assert torch.equal(alone, shared)
+def test_normalising_a_batch_on_its_device_is_normalising_each_image(tmp_path: Path):
+    dataset = photographs(tmp_path)
+    items = [dataset[index] for index in range(4)]
+    batch = collate(items)
+    assert batch.images.dtype == torch.uint8
+    once = batch.to(torch.device("cpu"))
+    assert torch.equal(once.images, plain_batch(items))
+    assert once.images.is_contiguous()
+    assert torch.equal(once.to(torch.device("cpu")).images, once.images)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_batch_goes_through_pinned_memory_unchanged(tmp_path: Path):
+    dataset = photographs(tmp_path)
+    items = [dataset[index] for index in range(4)]
+    pinned = collate(items).pin_memory()
+    assert pinned.images.is_pinned()
+    assert pinned.targets[0]["boxes"].is_pinned()
+    on_gpu = pinned.to(torch.device("cuda"))
+    assert torch.allclose(on_gpu.images.cpu(), plain_batch(items), atol=1e-6)
+    assert torch.equal(on_gpu.images[:, 0].cpu() == 0, pinned.padding_mask)
+    for before, after in zip(items, on_gpu.targets, strict=True):
+        assert all(torch.equal(value, after[key].cpu()) for key, value in before[1].items())
+
+
+def test_a_batch_survives_the_way_between_processes(tmp_path: Path):
+    dataset = photographs(tmp_path)
+    batch = collate([dataset[index] for index in range(4)])
+    copy = pickle.loads(ForkingPickler.dumps(batch))
+    assert torch.equal(copy.images, batch.images)
+    assert torch.equal(copy.padding_mask, batch.padding_mask)
+    for before, after in zip(batch.targets, copy.targets, strict=True):
+        assert before.keys() == after.keys()
+        for key, value in before.items():
+            assert torch.equal(value, after[key])
+            assert value.dtype == after[key].dtype

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from trainer.criterion import SetCriterion
-from trainer.data import CocoDetection, EpochSampler, eval_loader, train_loader
+from trainer.data import CocoDetection
 from trainer.detr import build_model
 from trainer.engine import Averages, predict, train_one_epoch
+from trainer.loading import EpochSampler, eval_loader, train_loader
 from trainer.transforms import EvalTransform
 
 CPU = torch.device("cpu")
