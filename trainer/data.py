@@ -174,15 +174,24 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     @property
     def num_boxes(self) -> int:
         """Boxes in the file, crowd regions aside."""
-        return sum(len(labels) for _, labels in self._objects.values())
+        return sum(self.boxes_by_image)
+
+    @property
+    def boxes_by_image(self) -> list[int]:
+        """How many boxes each image has, crowd regions aside."""
+        return [len(self._objects[image_id][1]) for image_id in self.image_ids]
 
     @property
     def most_boxes(self) -> int:
         """The most boxes that one image has."""
-        return max((len(labels) for _, labels in self._objects.values()), default=0)
+        return max(self.boxes_by_image, default=0)
 
-    def objects(self, index: int, size: Size) -> tuple[Tensor, Tensor]:
-        """Boxes `[n, 4]` (x0, y0, x1, y1 in px) and labels `[n]` of an image of a size, cut at its edge."""
+    def objects(self, index: int, size: Size | None = None) -> tuple[Tensor, Tensor]:
+        """Boxes `[n, 4]` (x0, y0, x1, y1 in px) and labels `[n]` of an image, cut at the edge of `size`.
+
+        None stands for the size that the file gives.
+        """
+        size = size or self.sizes[index]
         boxes, labels = self._objects[self.image_ids[index]]
         boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([*size, *size], dtype=torch.float32))
         solid = (boxes[:, 2:] > boxes[:, :2]).all(1)
