@@ -15,7 +15,7 @@ class Architecture:
     """The sizes of a DETR; the field defaults are those of the paper (section 4 and appendix A.4)."""
 
     backbone: str
-    """Name of a torchvision ResNet."""
+    """Name of a torchvision ResNet, or "efficientnet_lite0"."""
     last_layer: str = "layer4"
     """Stage whose output feeds the transformer."""
     dilated: bool = False
@@ -47,6 +47,17 @@ ARCHITECTURES: dict[str, Architecture] = {
         pre_norm=True,
         num_queries=20,
         frozen_norm=False,
+    ),
+    "detr_lite0": Architecture(
+        backbone="efficientnet_lite0",
+        last_layer="stage5",
+        hidden_dim=128,
+        encoder_layers=2,
+        decoder_layers=3,
+        feedforward=512,
+        dropout=0.0,
+        pre_norm=True,
+        num_queries=60,
     ),
     "detr_resnet50": Architecture("resnet50", coco_weights=_HUB + "detr-r50-e632da11.pth"),
     "detr_resnet50_dc5": Architecture("resnet50", dilated=True, coco_weights=_HUB + "detr-r50-dc5-f0fb7ef5.pth"),

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from trainer.errors import TrainerError
 
-ModelName = Literal["detr_tiny", "detr_resnet50", "detr_resnet50_dc5", "detr_resnet101", "detr_resnet101_dc5"]
+ModelName = Literal[
+    "detr_tiny", "detr_lite0", "detr_resnet50", "detr_resnet50_dc5", "detr_resnet101", "detr_resnet101_dc5"
+]
 MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
 
 # What a model wants instead of the field defaults below, where the user says nothing. The field defaults
@@ -32,6 +34,21 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
         "workers": 0,
         "eval_every": 4,
         "checkpoint_every": 2,
+    },
+    "detr_lite0": {
+        "pretrained": "imagenet",
+        "epochs": 50,
+        "batch_size": 8,
+        "lr": 3e-4,
+        "lr_backbone": 3e-5,
+        "warmup_steps": 50,
+        "lr_drop_at": 0.8,
+        "num_queries": 60,
+        "dropout": 0.0,
+        "image_size": 256,
+        "max_size": 448,
+        "workers": 0,
+        "eval_every": 5,
     },
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch.nn import functional
 from trainer.architectures import Architecture, architecture
 from trainer.backbone import Backbone, BackboneWithPosition
 from trainer.boxes import cxcywh_to_xyxy
+from trainer.efficientnet import LiteBackbone
+from trainer.errors import TrainerError
 from trainer.position import SinePositionEncoding
 from trainer.pretrained import load_pretrained, norm_of
 from trainer.transformer import Transformer
@@ -51,7 +54,7 @@ class DETR(nn.Module):
             design.dropout,
             design.pre_norm,
         )
-        backbone = Backbone(design.backbone, design.last_layer, design.dilated, design.frozen_norm)
+        backbone = _backbone(design)
         self.class_embed = nn.Linear(design.hidden_dim, num_classes + 1)
         self.bbox_embed = BoxHead(design.hidden_dim)
         self.query_embed = nn.Embedding(design.num_queries, design.hidden_dim)
@@ -85,11 +88,19 @@ class DETR(nn.Module):
         return outputs
 
 
+def _backbone(design: Architecture) -> Backbone | LiteBackbone:
+    """The network that turns images into features, with random weights."""
+    if design.backbone == "efficientnet_lite0":
+        return LiteBackbone(design.last_layer, design.frozen_norm)
+    return Backbone(design.backbone, design.last_layer, design.dilated, design.frozen_norm)
+
+
 def build_model(
     name: str,
     num_classes: int,
     pretrained: str | None = None,
     *,
+    class_names: Sequence[str] | None = None,
     num_queries: int | None = None,
     dropout: float | None = None,
     aux_loss: bool = False,
@@ -100,9 +111,12 @@ def build_model(
     Args:
         name: one of `trainer.config.MODEL_NAMES`.
         num_classes: C, not counting "no object".
-        pretrained: "coco" for the authors' weights, "imagenet" for torchvision's backbone weights, the path
-            of a checkpoint (the authors' or ours), or None for random weights. A class head or query
-            embedding whose size differs is made anew; everything else must fit.
+        pretrained: "coco" for the authors' weights, "imagenet" for backbone weights, the path of a checkpoint
+            (in the authors' format or ours) or of the folder of a run, or None for random weights.
+            Everything but the class head's rows and the number of queries must fit.
+        class_names: by label. Rows of the pretrained class head are kept for the classes that it knows by
+            name (case, spaces, hyphens and underscores aside) and made anew for others. None keeps all rows
+            if there are as many, and otherwise only that of "no object".
         num_queries: how many objects an image can be given; None for the model's own number.
         dropout: None for the model's own.
         aux_loss: return the predictions of the earlier decoder layers as well.
@@ -112,8 +126,11 @@ def build_model(
             To train one of those from random weights, pass False.
 
     Raises:
-        TrainerError: the name is unknown, or the weights cannot be had or do not fit.
+        TrainerError: the name is unknown, the weights cannot be had or do not fit, or there are not
+            `num_classes` class names.
     """
+    if class_names is not None and len(class_names) != num_classes:
+        raise TrainerError(f"{len(class_names)} class names were given for {num_classes} classes")
     design = architecture(name)
     if frozen_norm is None:
         frozen_norm = norm_of(pretrained, default=design.frozen_norm)
@@ -132,7 +149,7 @@ def build_model(
         "frozen_norm": design.frozen_norm,
     }
     if pretrained is not None:
-        load_pretrained(model, pretrained, name, design)
+        load_pretrained(model, pretrained, name, design, class_names)
     return model
 
 
