@@ -29,6 +29,8 @@ class Architecture:
     pre_norm: bool = False
     """Normalise before each sub-layer (trains from random weights without a long warm-up) or after it."""
     num_queries: int = 100
+    anchored: bool = False
+    """Give every object query a box to predict from, which takes a small model far fewer steps to learn."""
     frozen_norm: bool = True
     """Keep the backbone's batch normalisation and first stage at their pretrained values."""
     coco_weights: str | None = None
@@ -58,6 +60,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         dropout=0.0,
         pre_norm=True,
         num_queries=60,
+        anchored=True,
     ),
     "detr_resnet50": Architecture("resnet50", coco_weights=_HUB + "detr-r50-e632da11.pth"),
     "detr_resnet50_dc5": Architecture("resnet50", dilated=True, coco_weights=_HUB + "detr-r50-dc5-f0fb7ef5.pth"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.anchors import look_nearby, position_codes, spread_boxes
 from trainer.architectures import Architecture, architecture
 from trainer.backbone import Backbone, BackboneWithPosition
 from trainer.boxes import cxcywh_to_xyxy
@@ -16,7 +17,7 @@ from trainer.efficientnet import LiteBackbone
 from trainer.errors import TrainerError
 from trainer.position import SinePositionEncoding
 from trainer.pretrained import load_pretrained, norm_of
-from trainer.transformer import Transformer
+from trainer.transformer import DecoderLayer, Transformer
 
 
 class BoxHead(nn.Module):
@@ -58,10 +59,24 @@ class DETR(nn.Module):
         self.class_embed = nn.Linear(design.hidden_dim, num_classes + 1)
         self.bbox_embed = BoxHead(design.hidden_dim)
         self.query_embed = nn.Embedding(design.num_queries, design.hidden_dim)
+        self.query_anchor: nn.Embedding | None = None
         self.input_proj = nn.Conv2d(backbone.num_channels, design.hidden_dim, kernel_size=1)
-        self.backbone = BackboneWithPosition(backbone, SinePositionEncoding(design.hidden_dim))
+        encoding = SinePositionEncoding(design.hidden_dim)
+        self.backbone = BackboneWithPosition(backbone, encoding)  # type: ignore[arg-type]
+        if design.anchored:
+            self._give_queries_places(encoding)
         self.aux_loss = aux_loss
         self.recipe: dict[str, Any] = {}
+
+    def _give_queries_places(self, encoding: SinePositionEncoding) -> None:
+        """Adds a box to every query, which the box head's output is an offset from."""
+        boxes = spread_boxes(self.query_embed.num_embeddings)
+        self.query_anchor = nn.Embedding.from_pretrained(boxes.logit(), freeze=False)
+        self.query_embed.weight.data.copy_(position_codes(encoding, boxes[:, :2]))
+        for layer in self.transformer.decoder.layers:
+            look_nearby(cast(DecoderLayer, layer).multihead_attn.in_proj_weight)
+        for parameter in self.bbox_embed.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> dict[str, Any]:
         """Predicts a fixed number of objects for each image.
@@ -78,7 +93,8 @@ class DETR(nn.Module):
         features, mask, position = self.backbone(images, padding_mask)
         objects = self.transformer(self.input_proj(features), mask, self.query_embed.weight, position)
         logits = self.class_embed(objects)
-        boxes = self.bbox_embed(objects).sigmoid()
+        offsets = self.bbox_embed(objects)
+        boxes = (offsets if self.query_anchor is None else offsets + self.query_anchor.weight).sigmoid()
         outputs: dict[str, Any] = {"pred_logits": logits[-1], "pred_boxes": boxes[-1]}
         if self.aux_loss:
             outputs["aux_outputs"] = [

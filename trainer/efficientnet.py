@@ -111,8 +111,8 @@ class LiteBackbone(nn.Module):
         self.body = nn.Sequential(stages)
         self.num_channels = channels
         if frozen_norm:
-            for name in _KEPT_STAGES:
-                stages[name].requires_grad_(False)
+            for name, layers in stages.items():
+                layers.requires_grad_(name not in _KEPT_STAGES)
         # The published weights take (pixel - 127) / 128. That cannot be folded into the stem: a pixel of
         # padding is 0 after this map, and would not be before it.
         mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None] * 255

@@ -22,7 +22,7 @@ _log = logging.getLogger("trainer")
 
 # Their sizes follow from the user's data, so they are the only weights whose number of rows may differ.
 _CLASS_HEAD = ("class_embed.weight", "class_embed.bias")
-_QUERIES = "query_embed.weight"
+_QUERIES = ("query_embed.weight", "query_anchor.weight")
 _COCO_ROWS = 92
 _NAMES_SHOWN = 10
 
@@ -86,10 +86,14 @@ def load_pretrained(
     own = model.state_dict()
     _check(own, weights, source, name)
     loaded = {key: weights[key] for key in own if key in weights}
-    for key, value in _class_head(own, weights, _names_in(content, weights), class_names).items():
-        loaded[key] = value
-    loaded[_QUERIES] = _queries(own[_QUERIES], weights[_QUERIES])
+    loaded.update(_class_head(own, weights, _names_in(content, weights), class_names))
+    for key in _QUERIES:
+        if key in own:
+            loaded[key] = _queries(own[key], weights[key])
     model.load_state_dict(loaded, strict=False)
+    queries, known = len(own[_QUERIES[0]]), len(weights[_QUERIES[0]])
+    if queries != known:
+        _log.info("object queries: kept %d of %d, made %d anew", min(queries, known), known, max(0, queries - known))
     left = [key for key in weights if key not in own and not key.endswith("num_batches_tracked")]
     _log.info("loaded %d tensors from %s", len(loaded), source)
     if left:
@@ -104,7 +108,7 @@ def _check(own: dict[str, Tensor], weights: Any, source: str, name: str) -> None
         there = weights.get(key) if isinstance(weights, dict) else None
         if not isinstance(there, Tensor):
             raise TrainerError(f"{source} is not a checkpoint of {name}: it has no {key}")
-        skip = 1 if key in (*_CLASS_HEAD, _QUERIES) else 0
+        skip = 1 if key in (*_CLASS_HEAD, *_QUERIES) else 0
         if there.dim() != value.dim() or there.shape[skip:] != value.shape[skip:]:
             raise TrainerError(
                 f"{source} is not a checkpoint of {name}: {key} has shape {list(there.shape)}, not {list(value.shape)}"
@@ -164,8 +168,6 @@ def _queries(own: Tensor, theirs: Tensor) -> Tensor:
     made anew starts where they all did.
     """
     kept = min(len(own), len(theirs))
-    if len(own) != len(theirs):
-        _log.info("object queries: kept %d of %d, made %d anew", kept, len(theirs), len(own) - kept)
     return torch.cat([theirs[:kept], own[kept:]])
 
 

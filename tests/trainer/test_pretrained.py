@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from trainer import checkpoint
+from trainer.anchors import spread_boxes
 from trainer.backbone import FrozenBatchNorm2d
 from trainer.coco_names import COCO_NAMES
 from trainer.detr import DETR, build_model
@@ -130,6 +131,19 @@ def test_the_queries_that_both_have_are_kept(official: Path, wanted: int):
     assert torch.equal(own[:kept], theirs[:kept])
     # What is new starts as random queries do: of deviation 1, each its own.
     assert wanted <= 20 or 0.9 < own[20:].std() < 1.1
+
+
+def test_queries_keep_their_places(tmp_path: Path):
+    torch.manual_seed(2)
+    earlier = build_model("detr_lite0", 2, num_queries=12)
+    torch.nn.init.normal_(earlier.query_anchor.weight)
+    torch.save({"model": earlier.state_dict()}, tmp_path / "lite.pth")
+    for wanted in (8, 30):
+        own = build_model("detr_lite0", 2, str(tmp_path / "lite.pth"), num_queries=wanted)
+        kept = min(12, wanted)
+        assert torch.equal(own.query_anchor.weight[:kept], earlier.query_anchor.weight[:kept])
+        assert torch.equal(own.query_embed.weight[:kept], earlier.query_embed.weight[:kept])
+        assert torch.equal(own.query_anchor.weight[kept:], spread_boxes(30)[kept:wanted].logit())
 
 
 def test_class_names_must_be_as_many_as_the_classes():
