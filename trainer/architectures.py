@@ -61,6 +61,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         pre_norm=True,
         num_queries=60,
         anchored=True,
+        frozen_norm=False,
     ),
     "detr_resnet50": Architecture("resnet50", coco_weights=_HUB + "detr-r50-e632da11.pth"),
     "detr_resnet50_dc5": Architecture("resnet50", dilated=True, coco_weights=_HUB + "detr-r50-dc5-f0fb7ef5.pth"),

@@ -35,7 +35,7 @@ def test_attention_to_like_positions_starts_high():
 
 
 def test_an_untrained_query_predicts_its_own_place():
-    model = build_model("detr_lite0", 2, num_queries=30, frozen_norm=False, aux_loss=True).eval()
+    model = build_model("detr_lite0", 2, num_queries=30, aux_loss=True).eval()
     with torch.no_grad():
         outputs = model(torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool))
     for layer in (outputs, *outputs["aux_outputs"]):
@@ -43,7 +43,7 @@ def test_an_untrained_query_predicts_its_own_place():
 
 
 def test_places_are_learned_with_the_rest():
-    model = build_model("detr_lite0", 2, num_queries=30, frozen_norm=False)
+    model = build_model("detr_lite0", 2, num_queries=30)
     outputs = model(torch.randn(1, 3, 64, 96), torch.zeros(1, 64, 96, dtype=torch.bool))
     outputs["pred_boxes"].sum().backward()
     assert model.query_anchor.weight.grad.abs().min() > 0

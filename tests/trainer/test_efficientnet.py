@@ -126,7 +126,7 @@ def test_the_light_model_starts_from_imagenet(published: dict[str, Tensor]):
 
 
 def test_random_weights_train_their_normalisation():
-    model = build_model("detr_lite0", 2, frozen_norm=False)
+    model = build_model("detr_lite0", 2)
     assert isinstance(model.backbone[0].body.stem.norm, nn.BatchNorm2d)
 
 
