@@ -15,7 +15,7 @@ class Architecture:
     """The sizes of a DETR; the field defaults are those of the paper (section 4 and appendix A.4)."""
 
     backbone: str
-    """Name of a torchvision ResNet."""
+    """Name of a torchvision ResNet, or "efficientnet_lite0"."""
     last_layer: str = "layer4"
     """Stage whose output feeds the transformer."""
     dilated: bool = False
@@ -29,6 +29,8 @@ class Architecture:
     pre_norm: bool = False
     """Normalise before each sub-layer (trains from random weights without a long warm-up) or after it."""
     num_queries: int = 100
+    anchored: bool = False
+    """Give every object query a box to predict from, which takes a small model far fewer steps to learn."""
     frozen_norm: bool = True
     """Keep the backbone's batch normalisation and first stage at their pretrained values."""
     coco_weights: str | None = None
@@ -46,6 +48,19 @@ ARCHITECTURES: dict[str, Architecture] = {
         dropout=0.0,
         pre_norm=True,
         num_queries=20,
+        frozen_norm=False,
+    ),
+    "detr_lite0": Architecture(
+        backbone="efficientnet_lite0",
+        last_layer="stage5",
+        hidden_dim=128,
+        encoder_layers=2,
+        decoder_layers=3,
+        feedforward=512,
+        dropout=0.0,
+        pre_norm=True,
+        num_queries=60,
+        anchored=True,
         frozen_norm=False,
     ),
     "detr_resnet50": Architecture("resnet50", coco_weights=_HUB + "detr-r50-e632da11.pth"),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.anchors import look_nearby, position_codes, spread_boxes
 from trainer.architectures import Architecture, architecture
 from trainer.backbone import Backbone, BackboneWithPosition
 from trainer.boxes import cxcywh_to_xyxy
+from trainer.efficientnet import LiteBackbone
+from trainer.errors import TrainerError
 from trainer.position import SinePositionEncoding
 from trainer.pretrained import load_pretrained, norm_of
-from trainer.transformer import Transformer
+from trainer.transformer import DecoderLayer, Transformer
 
 
 class BoxHead(nn.Module):
@@ -51,14 +55,28 @@ class DETR(nn.Module):
             design.dropout,
             design.pre_norm,
         )
-        backbone = Backbone(design.backbone, design.last_layer, design.dilated, design.frozen_norm)
+        backbone = _backbone(design)
         self.class_embed = nn.Linear(design.hidden_dim, num_classes + 1)
         self.bbox_embed = BoxHead(design.hidden_dim)
         self.query_embed = nn.Embedding(design.num_queries, design.hidden_dim)
+        self.query_anchor: nn.Embedding | None = None
         self.input_proj = nn.Conv2d(backbone.num_channels, design.hidden_dim, kernel_size=1)
-        self.backbone = BackboneWithPosition(backbone, SinePositionEncoding(design.hidden_dim))
+        encoding = SinePositionEncoding(design.hidden_dim)
+        self.backbone = BackboneWithPosition(backbone, encoding)  # type: ignore[arg-type]
+        if design.anchored:
+            self._give_queries_places(encoding)
         self.aux_loss = aux_loss
         self.recipe: dict[str, Any] = {}
+
+    def _give_queries_places(self, encoding: SinePositionEncoding) -> None:
+        """Adds a box to every query, which the box head's output is an offset from."""
+        boxes = spread_boxes(self.query_embed.num_embeddings)
+        self.query_anchor = nn.Embedding.from_pretrained(boxes.logit(), freeze=False)
+        self.query_embed.weight.data.copy_(position_codes(encoding, boxes[:, :2]))
+        for layer in self.transformer.decoder.layers:
+            look_nearby(cast(DecoderLayer, layer).multihead_attn.in_proj_weight)
+        for parameter in self.bbox_embed.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> dict[str, Any]:
         """Predicts a fixed number of objects for each image.
@@ -75,7 +93,8 @@ class DETR(nn.Module):
         features, mask, position = self.backbone(images, padding_mask)
         objects = self.transformer(self.input_proj(features), mask, self.query_embed.weight, position)
         logits = self.class_embed(objects)
-        boxes = self.bbox_embed(objects).sigmoid()
+        offsets = self.bbox_embed(objects)
+        boxes = (offsets if self.query_anchor is None else offsets + self.query_anchor.weight).sigmoid()
         outputs: dict[str, Any] = {"pred_logits": logits[-1], "pred_boxes": boxes[-1]}
         if self.aux_loss:
             outputs["aux_outputs"] = [
@@ -85,11 +104,19 @@ class DETR(nn.Module):
         return outputs
 
 
+def _backbone(design: Architecture) -> Backbone | LiteBackbone:
+    """The network that turns images into features, with random weights."""
+    if design.backbone == "efficientnet_lite0":
+        return LiteBackbone(design.last_layer, design.frozen_norm)
+    return Backbone(design.backbone, design.last_layer, design.dilated, design.frozen_norm)
+
+
 def build_model(
     name: str,
     num_classes: int,
     pretrained: str | None = None,
     *,
+    class_names: Sequence[str] | None = None,
     num_queries: int | None = None,
     dropout: float | None = None,
     aux_loss: bool = False,
@@ -100,9 +127,12 @@ def build_model(
     Args:
         name: one of `trainer.config.MODEL_NAMES`.
         num_classes: C, not counting "no object".
-        pretrained: "coco" for the authors' weights, "imagenet" for torchvision's backbone weights, the path
-            of a checkpoint (the authors' or ours), or None for random weights. A class head or query
-            embedding whose size differs is made anew; everything else must fit.
+        pretrained: "coco" for the authors' weights, "imagenet" for backbone weights, the path of a checkpoint
+            (in the authors' format or ours) or of the folder of a run, or None for random weights.
+            Everything but the class head's rows and the number of queries must fit.
+        class_names: by label. Rows of the pretrained class head are kept for the classes that it knows by
+            name (case, spaces, hyphens and underscores aside) and made anew for others. None keeps all rows
+            if there are as many, and otherwise only that of "no object".
         num_queries: how many objects an image can be given; None for the model's own number.
         dropout: None for the model's own.
         aux_loss: return the predictions of the earlier decoder layers as well.
@@ -112,8 +142,11 @@ def build_model(
             To train one of those from random weights, pass False.
 
     Raises:
-        TrainerError: the name is unknown, or the weights cannot be had or do not fit.
+        TrainerError: the name is unknown, the weights cannot be had or do not fit, or there are not
+            `num_classes` class names.
     """
+    if class_names is not None and len(class_names) != num_classes:
+        raise TrainerError(f"{len(class_names)} class names were given for {num_classes} classes")
     design = architecture(name)
     if frozen_norm is None:
         frozen_norm = norm_of(pretrained, default=design.frozen_norm)
@@ -132,7 +165,7 @@ def build_model(
         "frozen_norm": design.frozen_norm,
     }
     if pretrained is not None:
-        load_pretrained(model, pretrained, name, design)
+        load_pretrained(model, pretrained, name, design, class_names)
     return model
 
 
