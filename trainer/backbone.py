@@ -1,14 +1,13 @@
-"""The convolutional backbone: a torchvision ResNet cut after one of its stages."""
+"""The convolutional backbone: a ResNet with torchvision's names, cut after one of its stages."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models import resnet
 
 from trainer.position import SinePositionEncoding
 
@@ -39,11 +38,96 @@ class FrozenBatchNorm2d(nn.Module):
         state_dict.pop(prefix + "num_batches_tracked", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """The map as a factor and a summand for each channel, two tensors `[C]`."""
+        scale = self.weight * (self.running_var + _EPS).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, C, h, w]` to `[B, C, h, w]`."""
-        scale = self.weight * (self.running_var + _EPS).rsqrt()
-        shift = self.bias - self.running_mean * scale
+        scale, shift = self.scale_and_shift()
         return x * scale[:, None, None] + shift[:, None, None]
+
+
+def convolve(x: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """A convolution without bias and the normalisation behind it, `[B, C_in, H, W]` to `[B, C, h, w]`.
+
+    A frozen normalisation is folded into the convolution: its factor into the weights and its summand into
+    the bias, which costs a pass over the weights and saves several over the features. The convolution's own
+    weights stay what is trained and saved; they get the gradient that they get from the two apart.
+    """
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return cast(Tensor, norm(convolution(x)))
+    scale, shift = norm.scale_and_shift()
+    weight = convolution.weight * scale[:, None, None, None]
+    return functional.conv2d(
+        x,
+        weight,
+        shift,
+        convolution.stride,
+        cast("tuple[int, int]", convolution.padding),
+        convolution.dilation,
+        convolution.groups,
+    )
+
+
+class BasicBlock(resnet.BasicBlock):
+    """torchvision's block of two convolutions, each taken together with its normalisation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[B, C_in, H, W]` to `[B, C, h, w]`."""
+        out = self.relu(convolve(x, self.conv1, self.bn1))
+        out = convolve(out, self.conv2, self.bn2)
+        out += x if self.downsample is None else convolve(x, *self.downsample)
+        return self.relu(out)
+
+
+class Bottleneck(resnet.Bottleneck):
+    """torchvision's block of three convolutions, each taken together with its normalisation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[B, C_in, H, W]` to `[B, C, h, w]`."""
+        out = self.relu(convolve(x, self.conv1, self.bn1))
+        out = self.relu(convolve(out, self.conv2, self.bn2))
+        out = convolve(out, self.conv3, self.bn3)
+        out += x if self.downsample is None else convolve(x, *self.downsample)
+        return self.relu(out)
+
+
+# He et al. 2016, table 1: blocks in each of the four stages.
+_RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (Bottleneck, [3, 4, 23, 3]),
+}
+
+
+class Body(nn.Sequential):
+    """The modules of a ResNet up to and including one stage, under torchvision's names."""
+
+    def __init__(self, name: str, last_layer: str, dilated: bool, frozen_norm: bool) -> None:
+        """Takes what `Backbone` takes."""
+        super().__init__()
+        block, depths = _RESNETS[name]
+        whole = resnet.ResNet(
+            block,
+            depths,
+            replace_stride_with_dilation=[False, False, dilated],
+            norm_layer=FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d,
+        )
+        for stage, module in whole.named_children():
+            self.add_module(stage, module)
+            if stage == last_layer:
+                break
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps `[B, 3, H, W]` to `[B, C, h, w]`."""
+        _, _, *rest = self
+        x = convolve(images, self.conv1, self.bn1)
+        for stage in rest:
+            x = stage(x)
+        return x
 
 
 class Backbone(nn.Module):
@@ -53,30 +137,21 @@ class Backbone(nn.Module):
         """Builds the network with torchvision's random initial weights.
 
         Args:
-            name: of a torchvision ResNet, such as "resnet50".
+            name: of a ResNet, such as "resnet50".
             last_layer: the stage to stop after, "layer1" to "layer4".
             dilated: replace the stride of "layer4" with dilation.
             frozen_norm: use `FrozenBatchNorm2d`, and leave the stem and "layer1" untrained as the authors
                 do; otherwise batch normalisation and every convolution train.
         """
         super().__init__()
-        resnet = torchvision.models.get_model(
-            name,
-            weights=None,
-            norm_layer=FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d,
-            replace_stride_with_dilation=[False, False, dilated],
-        )
-        stages: OrderedDict[str, nn.Module] = OrderedDict()
-        for stage, module in resnet.named_children():
-            stages[stage] = module
-            if stage == last_layer:
-                break
-        self.body = nn.Sequential(stages)
+        self.body = Body(name, last_layer, dilated, frozen_norm)
         if frozen_norm:
             for stage in _STEM:
-                stages[stage].requires_grad_(False)
-        convolutions = [m for m in stages[last_layer].modules() if isinstance(m, nn.Conv2d)]
+                self.body.get_submodule(stage).requires_grad_(False)
+        convolutions = [m for m in self.body.get_submodule(last_layer).modules() if isinstance(m, nn.Conv2d)]
         self.num_channels = max(convolution.out_channels for convolution in convolutions)
+        # The layout that convolutions run fastest in; it shows in strides only, never in names or shapes.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Features and the mask at their resolution.
@@ -88,7 +163,7 @@ class Backbone(nn.Module):
         Returns:
             Features `[B, num_channels, h, w]` and a bool mask `[B, h, w]`.
         """
-        features = self.body(images)
+        features = self.body(images.contiguous(memory_format=torch.channels_last))
         mask = functional.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])
         return features, mask[:, 0].bool()
 

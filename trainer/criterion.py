@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class SetCriterion(nn.Module):
 
         Returns:
             For the last layer `loss_ce`, `loss_bbox`, `loss_giou` and, for people to look at, `class_error`
-            (percent of matched predictions with the wrong class, 0 where there are no objects) and
+            (percent of matched predictions with the wrong class, 100 where there are no objects) and
             `cardinality_error` (mean absolute difference in the number of objects). For earlier layer i
             `loss_ce_i` and so on.
             The two box losses are sums over matched pairs divided by the number of objects in the batch
@@ -57,25 +58,24 @@ class SetCriterion(nn.Module):
         """
         # The last layer first, so that its losses take the plain names.
         layers = [outputs, *outputs.get("aux_outputs", [])]
-        logits = torch.stack([layer["pred_logits"] for layer in layers])
-        boxes = torch.stack([layer["pred_boxes"] for layer in layers])
+        logits = torch.stack([layer["pred_logits"] for layer in layers]).float()
+        boxes = torch.stack([layer["pred_boxes"] for layer in layers]).float()
         matches = self.matcher.match_layers(logits, boxes, targets)
-        image, query, label, truth = _gather(matches, targets, logits.device)
+        pairs = _gather(matches, targets, logits.device)
 
         layer_index = torch.arange(len(layers), device=logits.device)[:, None]
-        matched_boxes = boxes[layer_index, image, query]
+        matched_boxes = boxes[layer_index, pairs.image, pairs.query]
         num_boxes = _count_boxes(targets, logits.device)
         by_layer = {
-            "loss_ce": self._classification(logits, layer_index, image, query, label),
-            "loss_bbox": (matched_boxes - truth).abs().sum((1, 2)) / num_boxes,
-            "loss_giou": _giou_loss(matched_boxes, truth) / num_boxes,
+            "loss_ce": self._classification(logits, layer_index, pairs),
+            "loss_bbox": (matched_boxes - pairs.box).abs().sum((1, 2)) / num_boxes,
+            "loss_giou": _giou_loss(matched_boxes, pairs.box) / num_boxes,
         }
         losses = {}
-        for index in range(len(layers)):
-            suffix = f"_{index - 1}" if index else ""
-            for name in LOSSES:
-                losses[name + suffix] = by_layer[name][index]
-        losses.update(_errors(logits[0], image, query[0], label[0], targets))
+        for name, values in by_layer.items():
+            suffixes = ["", *(f"_{index}" for index in range(len(layers) - 1))]
+            losses.update({name + suffix: value for suffix, value in zip(suffixes, values.unbind(), strict=True)})
+        losses.update(_errors(logits[0], pairs))
         return losses
 
     def weighted(self, losses: dict[str, Tensor]) -> Tensor:
@@ -87,10 +87,10 @@ class SetCriterion(nn.Module):
                 total.append(value * self.weights[stem])
         return torch.stack(total).sum()
 
-    def _classification(self, logits: Tensor, layer: Tensor, image: Tensor, query: Tensor, label: Tensor) -> Tensor:
+    def _classification(self, logits: Tensor, layer_index: Tensor, pairs: _Pairs) -> Tensor:
         """Weighted cross-entropy of every layer, `[L]`: the mean over all queries under class weights."""
         wanted = torch.full(logits.shape[:3], self.num_classes, dtype=torch.int64, device=logits.device)
-        wanted[layer, image, query] = label
+        wanted[layer_index, pairs.image, pairs.query] = pairs.label
         per_query = functional.cross_entropy(
             logits.flatten(0, 2), wanted.flatten(), self.class_weight, reduction="none"
         )
@@ -98,28 +98,41 @@ class SetCriterion(nn.Module):
         return per_query.view_as(weight).sum((1, 2)) / weight.sum((1, 2))
 
 
-def _gather(
-    matches: list[list[Match]], targets: list[dict[str, Tensor]], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Lays the N matched pairs of a batch side by side.
+class _Pairs(NamedTuple):
+    """The N matched pairs of a batch side by side, for each of the L layers."""
 
-    Returns:
-        The image `[N]` that a pair belongs to, and for each of the L layers its query `[L, N]`, the label
-        `[L, N]` and the box `[L, N, 4]` of its object.
-    """
+    image: Tensor
+    """The image `[N]` that a pair belongs to, the same in every layer."""
+    query: Tensor
+    """`[L, N]`."""
+    label: Tensor
+    """Of the pair's object, `[L, N]`."""
+    box: Tensor
+    """Of the pair's object, `[L, N, 4]`."""
+    sizes: Tensor
+    """Objects in each image, `[B]`."""
+
+
+def _gather(matches: list[list[Match]], targets: list[dict[str, Tensor]], device: torch.device) -> _Pairs:
+    """Lays the matched pairs side by side, with a single copy to the device that nothing waits for."""
+    sizes = [len(target["labels"]) for target in targets]
+    starts = [0, *accumulate(sizes)]
     image = torch.cat([torch.full_like(query, index) for index, (query, _) in enumerate(matches[0])])
-    offsets, start = [], 0
-    for target in targets:
-        offsets.append(start)
-        start += len(target["labels"])
-    query = torch.stack([torch.cat([pair[0] for pair in layer]) for layer in matches])
-    order = torch.stack(
-        [torch.cat([pair[1] + at for pair, at in zip(layer, offsets, strict=True)]) for layer in matches]
-    )
-    image, query, order = image.to(device), query.to(device), order.to(device)
+    query = [torch.cat([pair[0] for pair in layer]) for layer in matches]
+    order = [torch.cat([pair[1] + start for pair, start in zip(layer, starts, strict=False)]) for layer in matches]
+    indices = torch.cat([torch.stack([image, *query, *order]).flatten(), torch.tensor(sizes)])
+    indices = indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices.to(device)
+    pairs = indices[: -len(sizes)].view(1 + 2 * len(matches), -1)
+    order_on_device = pairs[1 + len(matches) :]
     labels = torch.cat([target["labels"] for target in targets])
-    truth = torch.cat([target["boxes"] for target in targets])
-    return image, query, labels[order], truth[order]
+    truth = torch.cat([target["boxes"] for target in targets]).float()
+    return _Pairs(
+        image=pairs[0],
+        query=pairs[1 : 1 + len(matches)],
+        label=labels[order_on_device],
+        box=truth[order_on_device],
+        sizes=indices[-len(sizes) :],
+    )
 
 
 def _giou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -127,24 +140,25 @@ def _giou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     return (1 - generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth))).sum(1)
 
 
-def _count_boxes(targets: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-    """Objects in the batch over all processes, divided by their number, at least 1: a scalar."""
-    count = torch.tensor(float(sum(len(target["labels"]) for target in targets)), device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        count = count / torch.distributed.get_world_size()
-    return count.clamp(min=1)
+def _count_boxes(targets: list[dict[str, Tensor]], device: torch.device) -> Tensor | float:
+    """Objects in the batch over all processes, divided by their number, at least 1."""
+    count = float(sum(len(target["labels"]) for target in targets))
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return max(count, 1.0)
+    total = torch.tensor(count, device=device)
+    torch.distributed.all_reduce(total)
+    return (total / torch.distributed.get_world_size()).clamp(min=1)
 
 
 @torch.no_grad()
-def _errors(
-    logits: Tensor, image: Tensor, query: Tensor, label: Tensor, targets: list[dict[str, Tensor]]
-) -> dict[str, Tensor]:
+def _errors(logits: Tensor, pairs: _Pairs) -> dict[str, Tensor]:
     """The two figures that people watch, from the last layer's logits `[B, Q, C + 1]`."""
-    no_object = logits.shape[-1] - 1
-    sizes = torch.tensor([float(len(target["labels"])) for target in targets], device=logits.device)
-    predicted = (logits.argmax(-1) != no_object).sum(1).float()
-    # Among matched predictions, as the authors do, "no object" counts as a wrong answer.
-    right = (logits[image, query].argmax(-1) == label).float()
-    wrong = 100 - 100 * right.mean() if len(right) else torch.zeros((), device=logits.device)
-    return {"class_error": wrong, "cardinality_error": (predicted - sizes).abs().mean()}
+    best = logits.argmax(-1)
+    predicted = (best != logits.shape[-1] - 1).sum(1)
+    # Among matched predictions, as the authors do, "no object" counts as a wrong answer, and where nothing
+    # could be right the error is 100.
+    right = (best[pairs.image, pairs.query[0]] == pairs.label[0]).sum()
+    return {
+        "class_error": 100 - 100 * right / max(1, len(pairs.image)),
+        "cardinality_error": (predicted - pairs.sizes).abs().float().mean(),
+    }

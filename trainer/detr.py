@@ -92,9 +92,15 @@ class DETR(nn.Module):
         """
         features, mask, position = self.backbone(images, padding_mask)
         objects = self.transformer(self.input_proj(features), mask, self.query_embed.weight, position)
-        logits = self.class_embed(objects)
-        offsets = self.bbox_embed(objects)
-        boxes = (offsets if self.query_anchor is None else offsets + self.query_anchor.weight).sigmoid()
+        if not self.aux_loss:
+            objects = objects[-1:]
+        # Without autocast these are float32 already. With it the sigmoid, and what the losses make of both,
+        # would lose the last pixels of a box to its three digits.
+        logits = self.class_embed(objects).float().unbind()
+        offsets = self.bbox_embed(objects).float()
+        if self.query_anchor is not None:
+            offsets = offsets + self.query_anchor.weight
+        boxes = offsets.sigmoid().unbind()
         outputs: dict[str, Any] = {"pred_logits": logits[-1], "pred_boxes": boxes[-1]}
         if self.aux_loss:
             outputs["aux_outputs"] = [

@@ -12,18 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.attention import MultiheadAttention, padding_bias
+from trainer.dropout import Dropout
+
 
 class Layer(nn.Module):
     """What encoder and decoder layers share: self-attention, two linear maps, two norms and dropout."""
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
-        self.self_attn = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
+        self.self_attn = MultiheadAttention(dim, heads, dropout)
         self.linear1 = nn.Linear(dim, feedforward)
         self.linear2 = nn.Linear(feedforward, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.pre_norm = pre_norm
 
     def _feed_forward(self, x: Tensor) -> Tensor:
@@ -33,23 +36,23 @@ class Layer(nn.Module):
 class EncoderLayer(Layer):
     """Self-attention over the feature cells, then a feed-forward network."""
 
-    def forward(self, x: Tensor, padding: Tensor, position: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None, position: Tensor) -> Tensor:
         """Maps cells `[B, N, dim]` to `[B, N, dim]`.
 
         Args:
             x: cells `[B, N, dim]`.
-            padding: bool `[B, N]`, True for cells that attention must not look at.
+            bias: of `padding_bias`, for cells that attention must not look at.
             position: `[B, N, dim]`, added to queries and keys.
         """
         if self.pre_norm:
-            x = x + self.dropout(self._attend(self.norm1(x), padding, position))
+            x = x + self.dropout(self._attend(self.norm1(x), bias, position))
             return x + self.dropout(self._feed_forward(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self._attend(x, padding, position)))
+        x = self.norm1(x + self.dropout(self._attend(x, bias, position)))
         return self.norm2(x + self.dropout(self._feed_forward(x)))
 
-    def _attend(self, x: Tensor, padding: Tensor, position: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, bias: Tensor | None, position: Tensor) -> Tensor:
         query = x + position
-        return self.self_attn(query, query, x, key_padding_mask=padding, need_weights=False)[0]
+        return self.self_attn(query, query, x, bias)
 
 
 class DecoderLayer(Layer):
@@ -57,35 +60,30 @@ class DecoderLayer(Layer):
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__(dim, heads, feedforward, dropout, pre_norm)
-        self.multihead_attn = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
+        self.multihead_attn = MultiheadAttention(dim, heads, dropout)
         self.norm3 = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, memory: Tensor, padding: Tensor, position: Tensor, query_position: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor, memory: Tensor, bias: Tensor | None, query_position: Tensor) -> Tensor:
         """Maps objects `[B, Q, dim]` to `[B, Q, dim]`.
 
         Args:
             x: the objects so far, `[B, Q, dim]`.
-            memory: encoded cells `[B, N, dim]`.
-            padding: bool `[B, N]`, True for cells to leave out.
-            position: of the cells, `[B, N, dim]`.
-            query_position: the learned object queries, `[B, Q, dim]`.
+            keys: encoded cells with their positions added, `[B, N, dim]`.
+            memory: encoded cells, `[B, N, dim]`.
+            bias: of `padding_bias`, for cells to leave out.
+            query_position: the learned object queries, `[Q, dim]`.
         """
-        keys = memory + position
         if self.pre_norm:
             x = x + self.dropout(self._attend(self.norm1(x), query_position))
-            x = x + self.dropout(self._look(self.norm2(x), keys, memory, padding, query_position))
+            x = x + self.dropout(self.multihead_attn(self.norm2(x) + query_position, keys, memory, bias))
             return x + self.dropout(self._feed_forward(self.norm3(x)))
         x = self.norm1(x + self.dropout(self._attend(x, query_position)))
-        x = self.norm2(x + self.dropout(self._look(x, keys, memory, padding, query_position)))
+        x = self.norm2(x + self.dropout(self.multihead_attn(x + query_position, keys, memory, bias)))
         return self.norm3(x + self.dropout(self._feed_forward(x)))
 
     def _attend(self, x: Tensor, query_position: Tensor) -> Tensor:
         query = x + query_position
-        return self.self_attn(query, query, x, need_weights=False)[0]
-
-    def _look(self, x: Tensor, keys: Tensor, memory: Tensor, padding: Tensor, query_position: Tensor) -> Tensor:
-        query = x + query_position
-        return self.multihead_attn(query, keys, memory, key_padding_mask=padding, need_weights=False)[0]
+        return self.self_attn(query, query, x)
 
 
 class Encoder(nn.Module):
@@ -96,10 +94,10 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
 
-    def forward(self, x: Tensor, padding: Tensor, position: Tensor) -> Tensor:
-        """Maps cells `[B, N, dim]` to `[B, N, dim]`; `padding` and `position` as in `EncoderLayer`."""
+    def forward(self, x: Tensor, bias: Tensor | None, position: Tensor) -> Tensor:
+        """Maps cells `[B, N, dim]` to `[B, N, dim]`; `bias` and `position` as in `EncoderLayer`."""
         for layer in self.layers:
-            x = layer(x, padding, position)
+            x = layer(x, bias, position)
         return x if self.norm is None else self.norm(x)
 
 
@@ -111,14 +109,22 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
 
-    def forward(self, memory: Tensor, padding: Tensor, position: Tensor, query_position: Tensor) -> Tensor:
-        """Objects after each of the L layers, `[L, B, Q, dim]`; arguments as in `DecoderLayer`."""
-        x = torch.zeros_like(query_position)
+    def forward(self, memory: Tensor, bias: Tensor | None, position: Tensor, query_position: Tensor) -> Tensor:
+        """Objects after each of the L layers, `[L, B, Q, dim]`.
+
+        Args:
+            memory: encoded cells `[B, N, dim]`.
+            bias: of `padding_bias`, for cells to leave out.
+            position: of the cells, `[B, N, dim]`.
+            query_position: the learned object queries, `[Q, dim]`.
+        """
+        keys = memory + position
+        x = torch.zeros_like(query_position).expand(len(memory), -1, -1)
         after_each = []
         for layer in self.layers:
-            x = layer(x, memory, padding, position, query_position)
-            after_each.append(self.norm(x))
-        return torch.stack(after_each)
+            x = layer(x, keys, memory, bias, query_position)
+            after_each.append(x)
+        return cast(Tensor, self.norm(torch.stack(after_each)))
 
 
 class Transformer(nn.Module):
@@ -158,7 +164,6 @@ class Transformer(nn.Module):
         """
         cells = features.flatten(2).transpose(1, 2)
         position = position.flatten(2).transpose(1, 2)
-        padding = padding_mask.flatten(1)
-        memory = self.encoder(cells, padding, position)
-        query_position = queries[None].expand(len(features), -1, -1)
-        return cast(Tensor, self.decoder(memory, padding, position, query_position))
+        bias = padding_bias(padding_mask.flatten(1), features.dtype)
+        memory = self.encoder(cells, bias, position)
+        return cast(Tensor, self.decoder(memory, bias, position, queries))
