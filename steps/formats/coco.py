@@ -1,0 +1,1 @@
+"""MS COCO instances: `annotations/instances_<subset>.json` and images."""
