@@ -61,6 +61,12 @@ class Stems:
             parts = parts_of(path.relative_to(root).with_suffix(""))
             self._by_stem[parts[-1]].append((parts, path))
 
+    def exact(self, name: str) -> Path | None:
+        """The file whose path from the root, without suffix, is `name`."""
+        wanted = parts_of(name)
+        candidates = self._by_stem.get(wanted[-1], []) if wanted else []
+        return next((path for parts, path in candidates if parts == wanted), None)
+
     def find(self, name: str) -> Path | None:
         """The file that `name`, given without suffix, means.
 

@@ -18,7 +18,7 @@ from steps.errors import StepError
 from steps.formats.objects import add_object, skip
 from steps.markup import Node
 from steps.shapes import Box, around_ellipse, around_polygons, around_rle, around_rotated
-from steps.walk import files_below, is_image
+from steps.walk import Stems, files_below, is_image, join, split_suffix
 
 TAG = "cvat_images"
 TITLE = "CVAT 1.1"
@@ -48,6 +48,7 @@ def read(root: Path, dataset: Dataset) -> None:
     paths = recognise(root)
     if not paths:
         raise StepError(f"{root} holds no annotations.xml of CVAT's: dump the task as 'CVAT for images 1.1'")
+    images = Stems(root, files_below(root, is_image))
     for path in paths:
         dataset.begin(path)
         frames: _Frames | None = None
@@ -56,7 +57,8 @@ def read(root: Path, dataset: Dataset) -> None:
             if node.tag == "meta":
                 count = _read_meta(node, dataset)
             elif node.tag == "image":
-                _read_image(node, dataset)
+                # A project's dump tells subsets itself; datumaro writes a file for each.
+                _read_image(node, "" if path.stem == "annotations" else path.stem, images, dataset)
             elif node.tag == "track":
                 frames = frames or _Frames(path, count, dataset)
                 _read_track(node, frames, dataset)
@@ -73,10 +75,16 @@ def _read_meta(meta: Node, dataset: Dataset) -> int:
     return texts.whole(size.text.strip(), size.where, "<size>") if size and size.text.strip() else 0
 
 
-def _read_image(node: Node, dataset: Dataset) -> None:
+def _read_image(node: Node, subset: str, images: Stems, dataset: Dataset) -> None:
+    name = node.attribute("name")
+    subset = node.attributes.get("subset", subset)
+    base = node.path.parent.relative_to(dataset.root)
+    # A project's images lie in a folder for each subset, a task's do not.
+    places = (images.exact(join(base / folder, split_suffix(name)[0])) for folder in (f"images/{subset}", "images"))
+    found = next(filter(None, places), None)
     image = dataset.image(
-        node.attribute("name"),
-        subset=node.attributes.get("subset", ""),
+        found.relative_to(dataset.root).as_posix() if found else name,
+        subset=subset,
         width=node.attributes.get("width"),
         height=node.attributes.get("height"),
     )

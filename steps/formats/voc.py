@@ -59,7 +59,8 @@ def read(root: Path, dataset: Dataset) -> None:
         _read_image(path, base, name, subsets.get(key, ""), jpegs, dataset)
     for (base, name), subset in subsets.items():
         if (base, name) not in seen:
-            dataset.image(join(base / "JPEGImages", name), subset=subset)
+            own = jpegs.find(join(base / "JPEGImages", name))
+            dataset.image(own.relative_to(root).as_posix() if own else name, subset=subset)
     masks = [path.name for path in images if path.parent.name == "SegmentationObject"]
     dataset.findings.note_all("skipped", "segmentation mask: VOC's boxes are read", masks, len(masks))
 
