@@ -15,11 +15,11 @@ _FOREIGN = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 
 
 def files_below(root: Path, wanted: Callable[[str], bool]) -> list[Path]:
-    """List the files below `root` whose base name is `wanted`, in the order of their paths.
+    """List the files below `root` whose base name is `wanted`, in the order of their paths as text.
 
     Hidden files and folders, what macOS adds to archives, and links are passed over.
     """
-    found: list[Path] = []
+    found: list[str] = []
     folders = [str(root)]
     while folders:
         with os.scandir(folders.pop()) as entries:
@@ -30,8 +30,8 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[Path]:
                 if entry.is_dir():
                     folders.append(entry.path)
                 elif wanted(name) and entry.is_file():
-                    found.append(Path(entry.path))
-    return sorted(found)
+                    found.append(entry.path)
+    return [Path(path) for path in sorted(found)]
 
 
 def is_image(name: str) -> bool:
@@ -62,33 +62,31 @@ class Stems:
             self._by_stem[parts[-1]].append((parts, path))
 
     def exact(self, name: str) -> Path | None:
-        """The file whose path from the root, without suffix, is `name`."""
-        wanted = parts_of(name)
-        candidates = self._by_stem.get(wanted[-1], []) if wanted else []
-        return next((path for parts, path in candidates if parts == wanted), None)
+        """The one file whose path from the root is `name`, given with or without its suffix."""
+        found = [path for parts, path in self._candidates(name) if parts == parts_of(split_suffix(name)[0])]
+        return found[0] if len(found) == 1 else None
 
     def find(self, name: str) -> Path | None:
-        """The file that `name`, given without suffix, means.
-
-        An exact path from the root comes first, else the one file that shares most of the name's last parts;
-        None where there is none, or more than one.
-        """
-        wanted = parts_of(name)
-        if not wanted:
-            return None
-        candidates = self._by_stem.get(wanted[-1], [])
-        best: list[Path] = []
-        most = 0
-        for parts, path in candidates:
-            if parts == wanted:
-                return path
-            pairs = zip(reversed(parts), reversed(wanted), strict=False)
-            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-            if shared > most:
-                best, most = [], shared
-            if shared == most:
-                best.append(path)
+        """As `exact`, or else the one file that shares most of the last parts of the name's path."""
+        if (found := self.exact(name)) is not None:
+            return found
+        wanted = parts_of(split_suffix(name)[0])
+        shared = [(_shared(parts, wanted), path) for parts, path in self._candidates(name)]
+        most = max((count for count, _ in shared), default=0)
+        best = [path for count, path in shared if count == most]
         return best[0] if len(best) == 1 else None
+
+    def _candidates(self, name: str) -> list[tuple[tuple[str, ...], Path]]:
+        stem, suffix = split_suffix(name)
+        parts = parts_of(stem)
+        found = self._by_stem.get(parts[-1], []) if parts else []
+        return [(parts, path) for parts, path in found if suffix.lower() in ("", path.suffix.lower())]
+
+
+def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many parts two paths share at their ends."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def parts_of(path: str | PurePath) -> tuple[str, ...]:

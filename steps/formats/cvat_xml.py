@@ -18,7 +18,7 @@ from steps.errors import StepError
 from steps.formats.objects import add_object, skip
 from steps.markup import Node
 from steps.shapes import Box, around_ellipse, around_polygons, around_rle, around_rotated
-from steps.walk import Stems, files_below, is_image, join, split_suffix
+from steps.walk import Stems, files_below, is_image, join
 
 TAG = "cvat_images"
 TITLE = "CVAT 1.1"
@@ -80,7 +80,7 @@ def _read_image(node: Node, subset: str, images: Stems, dataset: Dataset) -> Non
     subset = node.attributes.get("subset", subset)
     base = node.path.parent.relative_to(dataset.root)
     # A project's images lie in a folder for each subset, a task's do not.
-    places = (images.exact(join(base / folder, split_suffix(name)[0])) for folder in (f"images/{subset}", "images"))
+    places = (images.exact(join(base / folder, name)) for folder in (f"images/{subset}", "images"))
     found = next(filter(None, places), None)
     image = dataset.image(
         found.relative_to(dataset.root).as_posix() if found else name,

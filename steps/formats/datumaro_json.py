@@ -100,8 +100,8 @@ def _read_annotation(
     annotation: Mapping[str, Any], where: str, image: int, categories: Sequence[int], dataset: Dataset
 ) -> None:
     kind = annotation.get("type")
-    if kind in _NO_BOXES or kind not in _SHAPES:
-        skip(dataset, image, kind if kind in _NO_BOXES else "annotation of an unknown type")
+    if not isinstance(kind, str) or kind not in _SHAPES:
+        skip(dataset, image, kind if isinstance(kind, str) and kind in _NO_BOXES else "annotation of an unknown type")
         return
     attributes = annotation.get("attributes")
     attributes = attributes if isinstance(attributes, dict) else {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import unescape
 
 from PIL import Image
 
@@ -18,14 +17,14 @@ from steps.errors import StepError
 from steps.formats.objects import add_object, skip, turned
 from steps.markup import Node
 from steps.shapes import Box, around_points
-from steps.walk import Stems, files_below, is_image, join, split_suffix
+from steps.walk import Stems, files_below, is_image, join
 
 TAG = "cvat_label_me"
 TITLE = "LabelMe 3.0"
 
 _LOOKED_AT = 20
 """Files that `recognise` opens at most: one with an object, or with its image's size, tells."""
-_ESCAPES = {"&quot;": '"', "&equals;": "=", "&comma;": ",", "\\,": ",", "\\=": "=", '\\"': '"'}
+_ATTRIBUTE = re.compile(r"(?P<name>(?:\\.|[^,=\\])+)(?P<equals>=)?(?P<value>(?:\\.|[^,\\])*)", re.DOTALL)
 
 
 def recognise(root: Path) -> list[Path]:
@@ -108,21 +107,24 @@ def _read_object(node: Node, image: int, mask_folder: Path, masks: Stems, datase
 
 
 def _attributes(text: str) -> dict[str, Any]:
-    """Read `name=value, flag, other="quoted"`; a name alone is true."""
+    """Read `name=value, flag, other="quoted"`; a name alone is true, a backslash keeps the sign after it."""
+
+    def plain(part: str) -> str:
+        return re.sub(r"\\(.)", r"\1", part.strip(), flags=re.DOTALL)
+
     found: dict[str, Any] = {}
-    for part in re.split(r"(?<!\\),", text):
-        name, equals, value = part.strip().partition("=")
-        if not name:
-            continue
+    for part in _ATTRIBUTE.finditer(text):
+        value = part["value"].strip()
         quoted = len(value) > 1 and value[0] == value[-1] == '"'
-        plain = unescape(value[1:-1] if quoted else value, _ESCAPES)
-        found[unescape(name, _ESCAPES)] = plain if quoted else texts.value(plain) if equals else True
+        read = plain(value[1:-1]) if quoted else texts.value(plain(value)) if part["equals"] else True
+        if name := plain(part["name"]):
+            found[name] = read
     return found
 
 
 def _around_mask(node: Node, folder: Path, masks: Stems) -> Box | None:
     """The box around the painted pixels of a mask's file, or the one written beside it where there is no file."""
-    path = masks.find(join(folder, split_suffix(node.content("mask").strip())[0]))
+    path = masks.find(join(folder, node.content("mask").strip()))
     if path is None:
         box = node.child("box")
         if box is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ TAG = "cvat_tfrecord"
 TITLE = "TFRecord 1.0"
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
-_ITEM = re.compile(r"item\s*:?\s*\{(?P<body>(?:[^{}'\"]|'[^\n]*?'(?=\s)|\"[^\n]*?\"(?=\s))*)\}")
+_ITEM = re.compile(r"\bitem\s*:?\s*\{")
 _ID = re.compile(r"\bid\s*:\s*(\d+)")
+# A quote ends the name where a line, an item or another field follows: datumaro does not escape those inside.
 _NAME = re.compile(r"\bname\s*:\s*(?P<quote>['\"])(?P<name>[^\n]*?)(?P=quote)(?=\s*(?:[,;}\n]|\w+\s*:|$))")
+_LARGEST_MAP = 1 << 20
+"""Bytes; ten thousand classes take half of it."""
 _BOX = ("xmin", "xmax", "ymin", "ymax")
 _SUFFIXES = {b"jpeg": ".jpg", b"jpg": ".jpg", b"png": ".png"}
 
@@ -65,12 +69,17 @@ def label_map(path: Path) -> dict[int, str]:
     Raises:
         StepError: an item lacks its `id` or `name`.
     """
+    if path.stat().st_size > _LARGEST_MAP:
+        raise StepError(f"{path} is larger than any label map: dump the task again")
     text = texts.read_text(path)
     names: dict[int, str] = {}
-    for item in _ITEM.finditer(text):
-        number, name = _ID.search(item["body"]), _NAME.search(item["body"])
+    starts = [found.start() for found in _ITEM.finditer(text)]
+    for start, end in pairwise([*starts, len(text)]):
+        item = text[start:end]
+        name = _NAME.search(item)
+        number = _ID.search(item.replace(name[0], "", 1) if name else item)
         if not number or not name:
-            line = text.count("\n", 0, item.start()) + 1
+            line = text.count("\n", 0, start) + 1
             raise StepError(f"{path}, line {line}: an item needs an 'id' and a 'name': dump the task again")
         names[int(number[1])] = _unescaped(name["name"])
     if not names:

@@ -17,7 +17,7 @@ from steps.errors import StepError
 from steps.formats.objects import add_object, skip, turned
 from steps.markup import Node
 from steps.shapes import Box
-from steps.walk import Stems, files_below, is_image, join, split_suffix
+from steps.walk import Stems, files_below, is_image, join
 
 TAG = "cvat_voc"
 TITLE = "PASCAL VOC 1.1"
@@ -117,7 +117,7 @@ def _read_image(path: Path, base: Path, name: str, subset: str, jpegs: Stems, da
     written = parts["filename"].text.strip() if "filename" in parts else ""
     folder = base / "JPEGImages"
     own = jpegs.find(join(folder, name))
-    if own is not None and (not written or jpegs.find(join(folder, split_suffix(written)[0])) is None):
+    if own is not None and (not written or jpegs.find(join(folder, written)) is None):
         # Without a usable <filename>, the image is the one that is named as the annotation file is.
         if written:
             dataset.findings.note("repaired", "image taken by the name of its annotation file", path.name)

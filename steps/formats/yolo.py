@@ -266,7 +266,7 @@ class _Listing:
         for _, line in texts.lines(path):
             name = line.replace("\\", "/").removeprefix("./").removeprefix("data/")
             stem = split_suffix(name)[0]
-            if found := images.find(stem):
+            if found := images.find(name) or images.find(stem):
                 self._listed.setdefault(found, subset)
             else:
                 self.absent.setdefault(parts_of(stem), name)

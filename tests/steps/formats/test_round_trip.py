@@ -31,11 +31,15 @@ def write(folder: Path, exporter: str) -> Path:
 def test_names_boxes_classes_and_subsets(tmp_path: Path, exporter: str, reader: ModuleType) -> None:
     found = said(reader, write(tmp_path / "dump", exporter))
     # Datumaro's own format keeps an item's name in its id, and writes its file without folders.
-    named = {picture.name.replace("/", "_") if exporter == "datumaro" else picture.name: picture for picture in PICTURES}
+    named = {
+        picture.name.replace("/", "_") if exporter == "datumaro" else picture.name: picture for picture in PICTURES
+    }
     assert found.images.keys() == named.keys()
     for name, picture in named.items():
         expected = [(label, pytest.approx(box, abs=0.01)) for label, *box in picture.boxes]
-        assert sorted((label, box) for label, *box in found.images[name]) == sorted(expected, key=lambda entry: entry[0])
+        assert sorted((label, box) for label, *box in found.images[name]) == sorted(
+            expected, key=lambda entry: entry[0]
+        )
     assert found.subsets == {name: picture.subset for name, picture in named.items()}
     assert [category.name for category in found.dataset.categories][:3] == CLASSES or exporter == "label_me"
     assert found.findings == {}

@@ -243,7 +243,9 @@ class TestUltralytics:
             ("0 0.5 0.5 0.2 0.1 7", BOX),
         ],
     )
-    def test_corners_and_tracks(self, ultralytics: Path, line: str, box: tuple[str, float, float, float, float]) -> None:
+    def test_corners_and_tracks(
+        self, ultralytics: Path, line: str, box: tuple[str, float, float, float, float]
+    ) -> None:
         (ultralytics / "labels/train/a.txt").write_text(line)
         assert said(yolo, ultralytics).images["a"] == approximately([box])
 
