@@ -7,13 +7,14 @@ Source: host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from steps import markup, texts
 from steps.dataset import Dataset
 from steps.errors import StepError
+from steps.formats import voc_masks
 from steps.formats.objects import add_object, skip, turned
 from steps.markup import Node
 from steps.shapes import Box
@@ -28,27 +29,31 @@ _FLAGS = ("difficult", "truncated", "occluded")
 
 
 def recognise(root: Path) -> list[Path]:
-    """Give an annotation file that has VOC's boxes or image size."""
+    """Give an annotation file that has VOC's boxes or image size, or the lists of a dump that has none of these."""
     for path in _annotations(root)[:_LOOKED_AT]:
         tag, tags = markup.glimpse(path)
         if tag == "annotation" and not tags & {"imagesize", "polygon"} and tags & {"bndbox", "size", "segmented"}:
             return [path]
-    return []
+    return _lists(root)
 
 
 def read(root: Path, dataset: Dataset) -> None:
-    """Read every annotation file, and the images that only a list names: they have no objects.
+    """Read every annotation file, and the images that only a list names.
 
-    An object's parts are boxes too. Segmentation masks are not read: counted, where there are any.
+    An object's parts are boxes too. Masks become the boxes around them, unless their object has a box already.
 
     Raises:
         StepError: a file cannot be read, or an object's box lacks a corner.
     """
-    for path in files_below(root, lambda name: name == "labelmap.txt"):
-        for name in _label_names(path):
-            dataset.category(name)
     images = files_below(root, is_image)
-    jpegs = Stems(root, [path for path in images if "JPEGImages" in path.relative_to(root).parts])
+    jpegs = Stems(root, _in_folder(root, images, "JPEGImages"))
+    masks = _Masks(root, images)
+    for path in files_below(root, lambda name: name == "labelmap.txt"):
+        masks.label_map += _label_map(path)
+    for name, _ in masks.label_map:
+        # The background is what a mask has where nothing is.
+        if name != "background":
+            dataset.category(name)
     subsets = _subsets(root)
     seen = set()
     for path in _annotations(root):
@@ -56,13 +61,41 @@ def read(root: Path, dataset: Dataset) -> None:
         base, name = _place(path, root)
         key = base, unicodedata.normalize("NFC", name)
         seen.add(key)
-        _read_image(path, base, name, subsets.get(key, ""), jpegs, dataset)
+        image, boxes = _read_image(path, base, name, subsets.get(key, ""), jpegs, dataset)
+        masks.add(base, name, image, boxes, dataset)
     for (base, name), subset in subsets.items():
         if (base, name) not in seen:
             own = jpegs.find(join(base / "JPEGImages", name))
-            dataset.image(own.relative_to(root).as_posix() if own else name, subset=subset)
-    masks = [path.name for path in images if path.parent.name == "SegmentationObject"]
-    dataset.findings.note_all("skipped", "segmentation mask: VOC's boxes are read", masks, len(masks))
+            image = dataset.image(own.relative_to(root).as_posix() if own else name, subset=subset)
+            masks.add(base, name, image, [], dataset)
+
+
+class _Masks:
+    """The dump's masks, by their images' names."""
+
+    def __init__(self, root: Path, images: Sequence[Path]) -> None:
+        self.label_map: list[tuple[str, str]] = []
+        """Names and colours, in the order of `labelmap.txt`."""
+        self._objects = Stems(root, _in_folder(root, images, "SegmentationObject"))
+        self._classes = Stems(root, _in_folder(root, images, "SegmentationClass"))
+
+    def add(self, base: Path, name: str, image: int, boxes: list[tuple[str, Box]], dataset: Dataset) -> None:
+        """Add the boxes around the masks of an image that has these boxes already."""
+        object_mask = self._objects.exact(join(base / "SegmentationObject", name))
+        class_mask = self._classes.exact(join(base / "SegmentationClass", name))
+        if object_mask is None or class_mask is None:
+            if object_mask or class_mask:
+                skip(dataset, image, "mask of classes or of objects alone")
+            return
+        for label, box in voc_masks.objects(object_mask, class_mask, voc_masks.class_colours(self.label_map)):
+            if any(label == written and voc_masks.same(box, other) for written, other in boxes):
+                dataset.findings.note("skipped", "mask of an object that has a box", dataset.names[image])
+            else:
+                add_object(dataset, image, dataset.category(label) if label else None, box, {}, crowd=False)
+
+
+def _in_folder(root: Path, paths: Sequence[Path], folder: str) -> list[Path]:
+    return [path for path in paths if folder in path.relative_to(root).parts]
 
 
 def _annotations(root: Path) -> list[Path]:
@@ -80,22 +113,21 @@ def _place(path: Path, root: Path) -> tuple[Path, str]:
     return Path(*parts[:place]), "/".join(parts[place + 1 :])
 
 
-def _label_names(path: Path) -> Iterator[str]:
-    for _, line in texts.lines(path):
-        name = line.split(":")[0].strip()
-        # The background is what a mask has where nothing is.
-        if name and not line.startswith("#") and name != "background":
-            yield name
+def _label_map(path: Path) -> list[tuple[str, str]]:
+    """Names and colours of "label:color_rgb:parts:actions"."""
+    rows = [line.split(":") for _, line in texts.lines(path) if not line.startswith("#")]
+    return [(row[0].strip(), row[1].strip() if len(row) > 1 else "") for row in rows if row[0].strip()]
+
+
+def _lists(root: Path) -> list[Path]:
+    texts_here = files_below(root, lambda name: name.lower().endswith(".txt"))
+    return [path for path in texts_here if path.parts[-3:-1] == ("ImageSets", "Main")]
 
 
 def _subsets(root: Path) -> dict[tuple[Path, str], str]:
     """The subset of each image, from the lists of `ImageSets/Main`."""
     found: dict[tuple[Path, str], str] = {}
-    lists = [
-        path
-        for path in files_below(root, lambda name: name.lower().endswith(".txt"))
-        if path.parts[-3:-1] == ("ImageSets", "Main")
-    ]
+    lists = _lists(root)
     for path in sorted(lists, key=lambda path: path.stem == "trainval"):
         # "<class>_<subset>.txt" tells which images show a class; what is in "trainval" is in "train" or "val" already.
         if any(path.stem.endswith(f"_{other.stem}") for other in lists):
@@ -108,7 +140,10 @@ def _subsets(root: Path) -> dict[tuple[Path, str], str]:
     return found
 
 
-def _read_image(path: Path, base: Path, name: str, subset: str, jpegs: Stems, dataset: Dataset) -> None:
+def _read_image(
+    path: Path, base: Path, name: str, subset: str, jpegs: Stems, dataset: Dataset
+) -> tuple[int, list[tuple[str, Box]]]:
+    """Add the image and its boxes; give both."""
     parts: dict[str, Node] = {}
     objects: list[Node] = []
     for node in markup.children(path, "annotation"):
@@ -129,11 +164,10 @@ def _read_image(path: Path, base: Path, name: str, subset: str, jpegs: Stems, da
         width=size and size.content("width"),
         height=size and size.content("height"),
     )
-    for node in objects:
-        _read_object(node, image, dataset)
+    return image, [found for node in objects for found in _read_object(node, image, dataset)]
 
 
-def _read_object(node: Node, image: int, dataset: Dataset) -> None:
+def _read_object(node: Node, image: int, dataset: Dataset) -> Iterator[tuple[str, Box]]:
     attributes: dict[str, Any] = {flag: node.content(flag).strip() in ("1", "true", "True") for flag in _FLAGS}
     if pose := node.content("pose").strip():
         attributes["pose"] = pose
@@ -146,6 +180,7 @@ def _read_object(node: Node, image: int, dataset: Dataset) -> None:
         name = element.content("name").strip()
         box = turned(_box(element), own)
         add_object(dataset, image, dataset.category(name) if name else None, box, own, crowd=False)
+        yield name, box
 
 
 def _box(node: Node) -> Box:

@@ -5,6 +5,7 @@ from pathlib import Path
 import datumaro
 import numpy as np
 import pytest
+from PIL import Image
 
 from steps.formats import voc
 from tests.steps.formats import test_yolo
@@ -138,11 +139,52 @@ def test_label_map_orders_and_leaves_out_the_background(tmp_path: Path) -> None:
     assert [category.name for category in said(voc, tmp_path).dataset.categories] == ["nut", "bolt"]
 
 
-def test_masks_are_counted(tmp_path: Path) -> None:
-    painted = np.zeros((48, 64), bool)
-    painted[3:10, 20:41] = True
-    root = export(tmp_path / "dump", "voc", {"a": [datumaro.Mask(painted, label=1)]})
-    assert said(voc, root).findings == {"skipped": {"segmentation mask: VOC's boxes are read": 1}}
+class TestMasks:
+    @pytest.fixture
+    def dump(self, tmp_path: Path) -> Path:
+        """By datumaro: a box and two masks in one image, one of them of the box's object."""
+        nut, eye = np.zeros((48, 64), bool), np.zeros((48, 64), bool)
+        nut[3:10, 20:41] = True
+        eye[20:30, 2:5] = True
+        drawn = [datumaro.Bbox(20, 3, 20, 7, label=1), datumaro.Mask(nut, label=1), datumaro.Mask(eye, label=2)]
+        return export(tmp_path / "dump", "voc", {"a": drawn, "c.2": [datumaro.Mask(nut[:30, :40], label=0)]})
+
+    def test_become_boxes_once(self, dump: Path) -> None:
+        found = said(voc, dump)
+        assert found.images["a"] == [("wing nut", 20, 3, 20, 7), ("Öse", 2, 20, 3, 10)]
+        assert found.images["c.2"] == [("bolt", 20, 3, 20, 7)]
+        assert found.findings == {"skipped": {"mask of an object that has a box": 1}}
+
+    def test_colours_of_the_label_map(self, dump: Path) -> None:
+        # The palette's colours of 1, 2 and 3, given to the classes in another order.
+        (dump / "labelmap.txt").write_text("wing nut:128,0,0::\nÖse:0,128,0::\nbolt:128,128,0::\n", encoding="utf-8")
+        assert said(voc, dump).images["c.2"] == [("wing nut", 20, 3, 20, 7)]
+
+    def test_colour_of_no_class_is_dropped(self, dump: Path) -> None:
+        (dump / "labelmap.txt").write_text("bolt:1,2,3::\n")
+        assert said(voc, dump).findings["dropped"] == {"box of a category that is not listed": 3}
+
+    def test_dump_of_masks_alone(self, dump: Path) -> None:
+        for path in (dump / "Annotations").iterdir():
+            path.unlink()
+        assert voc.recognise(dump) == [dump / "ImageSets/Main/train.txt", dump / "ImageSets/Main/val.txt"]
+        assert said(voc, dump).images["a"] == [("Öse", 2, 20, 3, 10), ("wing nut", 20, 3, 20, 7)]
+
+    def test_half_a_pair_is_skipped(self, dump: Path) -> None:
+        (dump / "SegmentationClass/c.2.png").unlink()
+        found = said(voc, dump)
+        assert found.images["c.2"] == []
+        assert found.findings["skipped"]["mask of classes or of objects alone, which is no box"] == 1
+
+    def test_unreadable(self, dump: Path) -> None:
+        (dump / "SegmentationClass/c.2.png").write_text("no image")
+        with refused(dump / "SegmentationClass/c.2.png", "not readable as a mask"):
+            said(voc, dump)
+
+    def test_of_different_sizes(self, dump: Path) -> None:
+        Image.new("RGB", (3, 3)).save(dump / "SegmentationClass/c.2.png")
+        with refused("have different sizes", "dump the task again"):
+            said(voc, dump)
 
 
 @pytest.mark.parametrize(
