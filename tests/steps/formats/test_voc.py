@@ -168,7 +168,7 @@ class TestMasks:
         for path in (dump / "Annotations").iterdir():
             path.unlink()
         assert voc.recognise(dump) == [dump / "ImageSets/Main/train.txt", dump / "ImageSets/Main/val.txt"]
-        assert said(voc, dump).images["a"] == [("Öse", 2, 20, 3, 10), ("wing nut", 20, 3, 20, 7)]
+        assert said(voc, dump).images["a"] == [("Öse", 2, 20, 3, 10), ("wing nut", 20, 3, 21, 7)]
 
     def test_half_a_pair_is_skipped(self, dump: Path) -> None:
         (dump / "SegmentationClass/c.2.png").unlink()
