@@ -90,6 +90,8 @@ class Dataset:
 
     def category(self, name: str, *, id: int | None = None, supercategory: str = "") -> int:
         """Give the index of a class; a name that is not known yet is added, with `id` where that is free."""
+        # Half of a surrogate pair, which JSON can write and no file can hold.
+        name = name.encode(errors="replace").decode()
         if (known := self._by_name.get(name)) is not None:
             return known
         if id is None or id in self._ids:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal, get_args
 
 Action = Literal["repaired", "dropped", "skipped", "lost", "noted"]
@@ -13,6 +14,9 @@ EXAMPLES = 20
 SHOWN = 3
 """How many a message names before it counts the rest."""
 LONGEST = 160
+"""Characters of a name that are shown."""
+LOOKED_AT = 50 * EXAMPLES
+"""Offenders among which the report's are found: boxes of one image have one name."""
 
 
 @dataclass
@@ -46,7 +50,7 @@ class Findings:
             return
         finding = self._found[action].setdefault(what, Finding())
         finding.count += count
-        for name in where:
+        for name in islice(where, LOOKED_AT):
             if len(finding.examples) >= EXAMPLES:
                 break
             # An image with several bad boxes is named once.
@@ -69,7 +73,8 @@ class Findings:
     def lines(self) -> list[str]:
         """Give the findings as lines of a log."""
         return [
-            f"{action}: {finding.count} x {what}" + (f" ({some(finding.examples, finding.count)})" * bool(finding.examples))
+            f"{action}: {finding.count} x {what}"
+            + (f" ({some(finding.examples, finding.count)})" * bool(finding.examples))
             for action, found in self._found.items()
             for what, finding in sorted(found.items())
         ]
@@ -78,7 +83,9 @@ class Findings:
 def printable(name: str) -> str:
     """Give a name from a dump as one line of visible characters, shortened in its middle."""
     if not name.isprintable():
-        name = "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "replace").decode() for sign in name)
+        name = "".join(
+            sign if sign.isprintable() else sign.encode("unicode_escape", "replace").decode() for sign in name
+        )
     return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
 
 

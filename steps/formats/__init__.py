@@ -5,13 +5,14 @@ files that show the format, none where it is another, and `read(root, dataset)`.
 """
 
 import logging
+import re
 from pathlib import Path
 from typing import Protocol
 
-from steps.errors import StepError
-from steps.findings import printable, some
-from steps.formats import coco
 from steps.dataset import Dataset
+from steps.errors import StepError
+from steps.findings import printable
+from steps.formats import coco
 
 log = logging.getLogger(__name__)
 
@@ -35,3 +36,63 @@ class Reader(Protocol):
 
 READERS: tuple[Reader, ...] = (coco,)
 """Where a dump shows several formats, the first is taken: those that hold more come first."""
+TAGS = tuple(reader.TAG for reader in READERS)
+
+
+def check_tag(dump_format: str) -> str:
+    """Give the tag that a name of a format means: the tag itself, or the format's title in CVAT's menu.
+
+    Raises:
+        StepError: it means none.
+    """
+    wanted = _plain(dump_format)
+    for reader in READERS:
+        if wanted in (_plain(reader.TAG), _plain(reader.TAG.removeprefix("cvat_")), _plain(reader.TITLE)):
+            return reader.TAG
+    if wanted:
+        raise StepError(
+            f"--dump-format {printable(dump_format)} is none that is read: give {', '.join(TAGS)}, or nothing"
+        )
+    return ""
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def detect(root: Path, dump_format: str = "") -> Reader:
+    """Find the format of a dump; what the files show counts more than what is said.
+
+    Args:
+        root: the dump's folder.
+        dump_format: the tag of the format that it is said to have; empty for none.
+
+    Raises:
+        StepError: the files show none of the formats.
+    """
+    found = [(reader, files) for reader in READERS if (files := reader.recognise(root))]
+    if not found:
+        there = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+        listing = f"it holds {', '.join(map(printable, there[:6]))}" if there else "it is empty"
+        raise StepError(
+            f"{root} holds no dump in a format that is read ({listing}): dump the task in CVAT as 'COCO 1.0' with its "
+            f"images, or as one of {', '.join(reader.TITLE for reader in READERS[1:])}"
+        )
+    said = [(reader, files) for reader, files in found if dump_format == reader.TAG]
+    reader, files = (said or found)[0]
+    shown = printable(files[0].relative_to(root).as_posix())
+    if dump_format and not said:
+        log.warning(
+            "WARNING: --dump-format says %s, but the files are %s (%s): they are read as that",
+            dump_format, reader.TITLE, shown,
+        )  # fmt: skip
+    else:
+        log.info("the dump is %s (%s)", reader.TITLE, shown)
+    others = [
+        f"{other.TITLE} ({printable(shown[0].relative_to(root).as_posix())})"
+        for other, shown in found
+        if other is not reader
+    ]
+    if others:
+        log.warning("WARNING: the files show %s too, which is not read: --dump-format chooses", ", ".join(others))
+    return reader
