@@ -1,0 +1,91 @@
+"""Every format says the same of the same pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from steps.formats import cvat_xml, datumaro_json, labelme, mot, tfrecord, voc, yolo
+from tests.steps.formats.dumps import CLASSES, PICTURES, export, said, tfrecord_dump
+
+NAMED = {
+    "yolo": yolo,
+    "yolo_ultralytics": yolo,
+    "label_me": labelme,
+    "datumaro": datumaro_json,
+    "voc": voc,
+    "cvat": cvat_xml,
+    "tf_detection_api": tfrecord,
+}
+READERS = (cvat_xml, datumaro_json, labelme, mot, tfrecord, voc, yolo)
+
+
+def write(folder: Path, exporter: str) -> Path:
+    # datumaro writes this one by TensorFlow, which has no place here.
+    return tfrecord_dump(folder) if exporter == "tf_detection_api" else export(folder, exporter)
+
+
+@pytest.mark.parametrize(("exporter", "reader"), NAMED.items())
+def test_names_boxes_classes_and_subsets(tmp_path: Path, exporter: str, reader: ModuleType) -> None:
+    found = said(reader, write(tmp_path / "dump", exporter))
+    # Datumaro's own format keeps an item's name in its id, and writes its file without folders.
+    named = {
+        picture.name.replace("/", "_") if exporter == "datumaro" else picture.name: picture for picture in PICTURES
+    }
+    assert found.images.keys() == named.keys()
+    for name, picture in named.items():
+        expected = [(label, pytest.approx(box, abs=0.01)) for label, *box in picture.boxes]
+        assert sorted((label, box) for label, *box in found.images[name]) == sorted(
+            expected, key=lambda entry: entry[0]
+        )
+    assert found.subsets == {name: picture.subset for name, picture in named.items()}
+    assert [category.name for category in found.dataset.categories][:3] == CLASSES or exporter == "label_me"
+    assert found.findings == {}
+
+
+def test_mot_keeps_order_and_loses_names(tmp_path: Path) -> None:
+    found = said(mot, export(tmp_path / "dump", "mot_seq_gt"))
+    assert list(found.images) == ["000001", "000002", "000003", "000004"]
+    assert list(found.images.values()) == [
+        [(label, *(pytest.approx(value) for value in box)) for label, *box in picture.boxes] for picture in PICTURES
+    ]
+    assert found.findings == {"lost": {"name of an image: MOT holds frame numbers": 4}}
+
+
+@pytest.mark.parametrize("exporter", [*NAMED, "mot_seq_gt", "coco_instances"])
+@pytest.mark.parametrize("inside", ["", "task 7/"])
+def test_each_recognises_its_own_and_no_other(tmp_path: Path, exporter: str, inside: str) -> None:
+    write(tmp_path / inside / "dump", exporter)
+    own = {**NAMED, "mot_seq_gt": mot}.get(exporter)
+    assert [reader for reader in READERS if reader.recognise(tmp_path)] == ([own] if own else [])
+
+
+@pytest.mark.parametrize(("exporter", "reader"), [*NAMED.items(), ("mot_seq_gt", mot)])
+def test_deeper_in_a_folder(tmp_path: Path, exporter: str, reader: ModuleType) -> None:
+    plain = said(reader, write(tmp_path / "plain" / "dump", exporter))
+    deeper = said(reader, write(tmp_path / "deep" / "dump", exporter).parent)
+    assert list(deeper.images.values()) == list(plain.images.values())
+    if exporter != "tf_detection_api":
+        assert [deeper.dataset.root / name for name in deeper.dataset.names] == [
+            path for path in (deeper.dataset.root / "dump" / name for name in plain.dataset.names) if path.is_file()
+        ]
+
+
+@pytest.mark.parametrize("exporter", ["label_me", "datumaro", "voc", "cvat", "mot_seq_gt"])
+def test_occluded_filters(tmp_path: Path, exporter: str) -> None:
+    reader = {**NAMED, "mot_seq_gt": mot}[exporter]
+    found = said(reader, write(tmp_path / "dump", exporter), exclude=["occluded"])
+    labels = [label for boxes in found.images.values() for label, *_ in boxes]
+    assert sorted(labels) == ["bolt", "bolt", "Öse"]
+    assert found.findings["skipped"] == {"box with the attribute occluded": 1}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_nothing_there_is_not_recognised(tmp_path: Path, reader: ModuleType) -> None:
+    (tmp_path / "notes.txt").write_text("1 2 3 4 5")
+    (tmp_path / "page.xml").write_text("<html/>")
+    (tmp_path / "settings.yaml").write_text("name: x")
+    (tmp_path / "package.json").write_text('{"name": "x"}')
+    assert reader.recognise(tmp_path) == []
