@@ -10,8 +10,7 @@ from steps.dataset import EMBEDDED, Dataset, path_parts
 from steps.errors import StepError
 from steps.fetch import STATE_DIR
 from steps.findings import printable, some
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
+from steps.walk import IMAGE_SUFFIXES
 
 
 def image_files(root: Path) -> list[str]:
@@ -39,7 +38,7 @@ def image_files(root: Path) -> list[str]:
                         pending.append(f"{name}/")
                 elif not entry.is_file():
                     raise StepError(f"{root}: '{printable(name)}' is neither a file nor a folder: remove it")
-                elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
                     found.append(name)
     return sorted(found)
 

@@ -1,7 +1,9 @@
 """Turn a dump into a train and a validation set that exist on this machine."""
 
+import gc
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +20,7 @@ from steps.formats import TAGS, check_tag, detect
 from steps.formats.coco import MADE_BY
 from steps.images import find_images, image_files
 from steps.options import DatasetDir, Seed
-from steps.split import SPLITS, likely_video, split_images
+from steps.split import SPLITS, Split, likely_video, split_images
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,13 @@ def prepare_data(
     if not dataset_dir.is_dir():
         raise StepError(f"--dataset-dir {dataset_dir} is not a folder: the fetch step makes it, run that first")
 
+    with _collector_paused():
+        return _prepare(dataset_dir, val_split, seed, dump_format, split, exclude)
+
+
+def _prepare(
+    dataset_dir: Path, val_split: int, seed: int, dump_format: str, split: Split, exclude: str
+) -> dict[str, Any]:
     _remove_unfinished(dataset_dir)
     # First of all: from here on, no link leads out of the folder.
     there = image_files(dataset_dir)
@@ -102,6 +111,18 @@ def prepare_data(
             video,
         )
     return report
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep Python from looking for cycles among millions of objects that have none: half of the time goes there."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _remove_unfinished(dataset_dir: Path) -> None:

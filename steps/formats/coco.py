@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from steps.dataset import Dataset
 from steps.errors import StepError
-from steps.fetch import STATE_DIR
 from steps.findings import printable
 from steps.shapes import Box, around_polygons, around_rle
+from steps.walk import files_below
 
 TAG = "cvat_coco"
 TITLE = "COCO 1.0"
@@ -28,15 +28,12 @@ ASIDE = "dump"
 
 
 def recognise(root: Path) -> list[Path]:
-    """Give the annotation files that are the dump's and not ours, sorted."""
-    found = [
-        path
-        for path in root.rglob("instances_*.json")
-        if path.is_file() and STATE_DIR not in path.relative_to(root).parts and not _is_ours(path)
-    ]
+    """Give the annotation files that are the dump's and not ours."""
+    named = files_below(root, lambda name: name.startswith("instances_") and name.endswith(".json"))
+    found = [path for path in named if not _is_ours(path)]
     # Moved aside by an earlier run, and fetched again since: the one that came last.
     fresh = {path.name for path in found if path.parent == root / "annotations"}
-    return sorted(path for path in found if path.parent != root / "annotations" / ASIDE or path.name not in fresh)
+    return [path for path in found if path.parent != root / "annotations" / ASIDE or path.name not in fresh]
 
 
 def _is_ours(path: Path) -> bool:
