@@ -14,7 +14,7 @@ import typer
 from steps.clean import Clean, clean
 from steps.dataset import Category, Dataset
 from steps.errors import StepError
-from steps.files import replacing, write_json
+from steps.files import refuse_ways_out, replacing, write_json
 from steps.findings import Findings, printable
 from steps.formats import TAGS, check_tag, detect
 from steps.formats.coco import MADE_BY
@@ -80,8 +80,8 @@ def prepare_data(
 def _prepare(
     dataset_dir: Path, val_split: int, seed: int, dump_format: str, split: Split, exclude: str
 ) -> dict[str, Any]:
+    refuse_ways_out(dataset_dir)
     _remove_unfinished(dataset_dir)
-    # First of all: from here on, no link leads out of the folder.
     there = image_files(dataset_dir)
     findings = Findings()
     dataset = Dataset(dataset_dir, findings, [rule for rule in map(str.strip, exclude.split(",")) if rule])
