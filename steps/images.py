@@ -187,9 +187,8 @@ def _report_absent(dataset: Dataset, found: Sequence[str | None], there: int) ->
     absent = [name for name, file in zip(dataset.names, found, strict=True) if file is None]
     if 2 * len(absent) > len(found):
         remedy = "dump the task again with its images" if there else "tick 'Save images' when dumping"
-        files = some(dataset.source_names) or "the dump"
         raise StepError(
-            f"{len(absent)} of the {len(found)} images of {files} are not in {dataset.root} ({some(absent)}): {remedy}"
+            f"{len(absent)} of the {len(found)} images of {dataset} are not there ({some(absent)}): {remedy}"
         )
     dataset.findings.note_all("dropped", "image that is listed but not there", absent, len(absent))
 

@@ -88,7 +88,7 @@ def _prepare(
     reader = detect(dataset_dir, dump_format)
     reader.read(dataset_dir, dataset)
     if not dataset.names:
-        raise StepError(f"the dump in {dataset_dir} lists no image: dump a task that has some")
+        raise StepError(f"{dataset} lists no image: dump a task that has some")
     _check_exclude(dataset)
     data = clean(dataset, find_images(dataset, there))
     video = likely_video(data, dataset.video)
