@@ -12,7 +12,7 @@ from typing import Protocol
 from steps.dataset import Dataset
 from steps.errors import StepError
 from steps.findings import printable
-from steps.formats import coco
+from steps.formats import coco, cvat_xml, datumaro_json, labelme, mot, tfrecord, voc, yolo
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Reader(Protocol):
         """
 
 
-READERS: tuple[Reader, ...] = (coco,)
+READERS: tuple[Reader, ...] = (coco, cvat_xml, datumaro_json, voc, labelme, yolo, tfrecord, mot)
 """Where a dump shows several formats, the first is taken: those that hold more come first."""
 TAGS = tuple(reader.TAG for reader in READERS)
 
