@@ -37,10 +37,7 @@ def written_as(exporter: str) -> dict[str, Picture]:
 @pytest.mark.parametrize(("exporter", "reader"), NAMED.items())
 def test_names_boxes_classes_and_subsets(tmp_path: Path, exporter: str, reader: ModuleType) -> None:
     found = said(reader, write(tmp_path / "dump", exporter))
-    # Datumaro's own format keeps an item's name in its id, and writes its file without folders.
-    named = {
-        picture.name.replace("/", "_") if exporter == "datumaro" else picture.name: picture for picture in PICTURES
-    }
+    named = written_as(exporter)
     assert found.images.keys() == named.keys()
     for name, picture in named.items():
         expected = [(label, pytest.approx(box, abs=0.01)) for label, *box in picture.boxes]
