@@ -65,7 +65,7 @@ def clean(dataset: Dataset, found: Sequence[str | None]) -> Clean:
     _drop_duplicates(sieve)
     _drop_of_later_files(sieve)
     if not len(sieve.boxes):
-        raise StepError(f"the dump in {dataset.root} holds no box{_lost(findings)}: annotate some objects in CVAT")
+        raise StepError(f"{dataset} holds no box{_lost(findings)}: annotate some objects in CVAT")
     sieve.note("noted", sieve.boxes.crowd, "region of a crowd (iscrowd): kept as such, not trained on")
     _note_unused(dataset.categories, sieve.boxes, findings)
     return Clean(files, _subsets(dataset, of_row, len(files)), sizes, sieve.by_image(), dataset.categories)
@@ -91,9 +91,7 @@ def _usable(dataset: Dataset, found: Sequence[str | None]) -> tuple[list[str], l
             findings.note("noted", f"image of more than {LARGE // 1_000_000} million pixels", file)
         usable.append((file, header))
     if not usable:
-        raise StepError(
-            f"the dump in {dataset.root} holds no image to train on{_lost(findings)}: dump a task with some"
-        )
+        raise StepError(f"{dataset} holds no image to train on{_lost(findings)}: dump a task with some")
     return [file for file, _ in usable], [header for _, header in usable]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from steps.errors import StepError
-from steps.findings import Findings, printable
+from steps.findings import Findings, printable, some
 
 EMBEDDED = "embedded"
 """Folder in the dataset's for images that a dump holds inside of another file."""
@@ -87,6 +87,9 @@ class Dataset:
     def begin(self, source: Path) -> None:
         """Say which annotation file the images from now on are listed in; one file is said once, or not at all."""
         self.source_names.append(source.relative_to(self.root).as_posix())
+
+    def __str__(self) -> str:
+        return f"{some(self.source_names)} in {self.root}" if self.source_names else f"the dump in {self.root}"
 
     def category(self, name: str, *, id: int | None = None, supercategory: str = "") -> int:
         """Give the index of a class; a name that is not known yet is added, with `id` where that is free."""

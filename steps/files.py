@@ -10,6 +10,37 @@ from typing import Any
 import orjson
 
 from steps.errors import StepError
+from steps.findings import printable
+
+MOVED_ASIDE = {
+    f"annotations/instances_{subset}.json": f"annotations/dump/instances_{subset}.json" for subset in ("train", "val")
+}
+"""Files of a COCO dump that have the names of what we make of it, and where the prepare step keeps them."""
+
+
+def refuse_ways_out(folder: Path) -> None:
+    """Make sure that whatever is opened below `folder` lies there and is a file.
+
+    Raises:
+        StepError: there is a link that leads out of it, or what is neither a file nor a folder.
+    """
+    inside = os.path.realpath(folder) + os.sep
+    pending = [str(folder)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink() and not os.path.realpath(entry.path).startswith(inside):
+                    raise StepError(
+                        f"'{printable(os.path.relpath(entry.path, folder))}' is a link that leads out of {folder}: "
+                        "put what it leads to there itself"
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif not entry.is_symlink() and not entry.is_file():
+                    raise StepError(
+                        f"'{printable(os.path.relpath(entry.path, folder))}' in {folder} is neither a file nor a "
+                        "folder: remove it"
+                    )
 
 
 @contextmanager

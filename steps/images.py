@@ -8,37 +8,25 @@ from pathlib import Path
 
 from steps.dataset import EMBEDDED, Dataset, path_parts
 from steps.errors import StepError
-from steps.fetch import STATE_DIR
 from steps.findings import printable, some
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
+from steps.walk import IMAGE_SUFFIXES
 
 
 def image_files(root: Path) -> list[str]:
-    """Give the paths in `root` of its image files, sorted.
-
-    Raises:
-        StepError: there is a link that leads out of `root`, or what is neither a file nor a folder.
-    """
+    """Give the paths in `root` of its image files, sorted; hidden ones are none of the dump's."""
     found: list[str] = []
-    inside = os.path.realpath(root) + os.sep
     pending = [""]
     while pending:
         folder = pending.pop()
         with os.scandir(root / folder) as entries:
             for entry in entries:
                 name = folder + entry.name
-                if entry.is_symlink() and not os.path.realpath(entry.path).startswith(inside):
-                    raise StepError(
-                        f"{root}: '{printable(name)}' is a link that leads out of the folder: put what it leads to "
-                        "there itself"
-                    )
+                if entry.name.startswith(".") or name == EMBEDDED:
+                    continue
                 if entry.is_dir():
                     # What a link leads to is found where it lies.
-                    if name not in (STATE_DIR, EMBEDDED) and not entry.is_symlink():
+                    if entry.name != "__MACOSX" and not entry.is_symlink():
                         pending.append(f"{name}/")
-                elif not entry.is_file():
-                    raise StepError(f"{root}: '{printable(name)}' is neither a file nor a folder: remove it")
                 elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                     found.append(name)
     return sorted(found)
@@ -199,9 +187,8 @@ def _report_absent(dataset: Dataset, found: Sequence[str | None], there: int) ->
     absent = [name for name, file in zip(dataset.names, found, strict=True) if file is None]
     if 2 * len(absent) > len(found):
         remedy = "dump the task again with its images" if there else "tick 'Save images' when dumping"
-        files = some(dataset.source_names) or "the dump"
         raise StepError(
-            f"{len(absent)} of the {len(found)} images of {files} are not in {dataset.root} ({some(absent)}): {remedy}"
+            f"{len(absent)} of the {len(found)} images of {dataset} are not there ({some(absent)}): {remedy}"
         )
     dataset.findings.note_all("dropped", "image that is listed but not there", absent, len(absent))
 

@@ -174,7 +174,7 @@ def _whole_groups(groups: Sequence[Hashable], share: float, seed: int) -> set[in
             val.update(images)
     if not val and len(names) > 1:
         # Every group is more than twice what was asked for: the smallest is nearest.
-        val.update(min(members.values(), key=lambda images: len(images)))
+        val.update(min(members.values(), key=lambda images: len(list(images))))
     return val
 
 

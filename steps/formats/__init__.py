@@ -34,7 +34,7 @@ class Reader(Protocol):
         """
 
 
-READERS: tuple[Reader, ...] = (coco, cvat_xml, datumaro_json, voc, labelme, yolo, tfrecord, mot)
+READERS: tuple[Reader, ...] = (coco, datumaro_json, cvat_xml, voc, labelme, yolo, tfrecord, mot)
 """Where a dump shows several formats, the first is taken: those that hold more come first."""
 TAGS = tuple(reader.TAG for reader in READERS)
 
@@ -70,7 +70,14 @@ def detect(root: Path, dump_format: str = "") -> Reader:
     Raises:
         StepError: the files show none of the formats.
     """
-    found = [(reader, files) for reader in READERS if (files := reader.recognise(root))]
+    # What is said is looked for first: where the files show it, others need not be.
+    said = [reader for reader in READERS if dump_format == reader.TAG]
+    found: list[tuple[Reader, list[Path]]] = []
+    for reader in (*said, *(reader for reader in READERS if reader not in said)):
+        if files := reader.recognise(root):
+            found.append((reader, files))
+            if reader in said:
+                break
     if not found:
         there = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
         listing = f"it holds {', '.join(map(printable, there[:6]))}" if there else "it is empty"
@@ -78,21 +85,16 @@ def detect(root: Path, dump_format: str = "") -> Reader:
             f"{root} holds no dump in a format that is read ({listing}): dump the task in CVAT as 'COCO 1.0' with its "
             f"images, or as one of {', '.join(reader.TITLE for reader in READERS[1:])}"
         )
-    said = [(reader, files) for reader, files in found if dump_format == reader.TAG]
-    reader, files = (said or found)[0]
+    reader, files = found[0]
     shown = printable(files[0].relative_to(root).as_posix())
-    if dump_format and not said:
+    if dump_format and reader not in said:
         log.warning(
             "WARNING: --dump-format says %s, but the files are %s (%s): they are read as that",
             dump_format, reader.TITLE, shown,
         )  # fmt: skip
     else:
         log.info("the dump is %s (%s)", reader.TITLE, shown)
-    others = [
-        f"{other.TITLE} ({printable(shown[0].relative_to(root).as_posix())})"
-        for other, shown in found
-        if other is not reader
-    ]
+    others = [f"{other.TITLE} ({printable(files[0].relative_to(root).as_posix())})" for other, files in found[1:]]
     if others:
         log.warning("WARNING: the files show %s too, which is not read: --dump-format chooses", ", ".join(others))
     return reader

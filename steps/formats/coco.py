@@ -14,29 +14,25 @@ from numpy.typing import NDArray
 
 from steps.dataset import Dataset
 from steps.errors import StepError
-from steps.fetch import STATE_DIR
+from steps.files import MOVED_ASIDE
 from steps.findings import printable
 from steps.shapes import Box, around_polygons, around_rle
+from steps.walk import files_below
 
 TAG = "cvat_coco"
 TITLE = "COCO 1.0"
 MADE_BY = "prepare-data"
 """Value of `info.made_by` in the files that this step writes, so that it never reads them as a dump."""
 OURS = re.compile(rb'^\s*\{"info":\{"made_by":"prepare-data"')
-ASIDE = "dump"
-"""Folder beside our output for files of the dump that had the same names."""
 
 
 def recognise(root: Path) -> list[Path]:
-    """Give the annotation files that are the dump's and not ours, sorted."""
-    found = [
-        path
-        for path in root.rglob("instances_*.json")
-        if path.is_file() and STATE_DIR not in path.relative_to(root).parts and not _is_ours(path)
-    ]
+    """Give the annotation files that are the dump's and not ours."""
+    named = files_below(root, lambda name: name.startswith("instances_") and name.endswith(".json"))
+    found = [path for path in named if not _is_ours(path)]
     # Moved aside by an earlier run, and fetched again since: the one that came last.
-    fresh = {path.name for path in found if path.parent == root / "annotations"}
-    return sorted(path for path in found if path.parent != root / "annotations" / ASIDE or path.name not in fresh)
+    stale = {root / aside for name, aside in MOVED_ASIDE.items() if root / name in found}
+    return [path for path in found if path not in stale]
 
 
 def _is_ours(path: Path) -> bool:
@@ -47,10 +43,9 @@ def _is_ours(path: Path) -> bool:
 def read(root: Path, dataset: Dataset) -> None:
     """Read all annotation files; those that are named as our output is are moved aside first."""
     for path in recognise(root):
-        if path.parent == root / "annotations" and path.stem in ("instances_train", "instances_val"):
-            aside = path.parent / ASIDE / path.name
-            aside.parent.mkdir(exist_ok=True)
-            path = path.replace(aside)
+        if aside := MOVED_ASIDE.get(path.relative_to(root).as_posix()):
+            (root / aside).parent.mkdir(exist_ok=True)
+            path = path.replace(root / aside)
         dataset.begin(path)
         _File(path, dataset).read()
 
