@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
+from steps.images import IMAGE_SUFFIXES
+
 _FOREIGN = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 
 

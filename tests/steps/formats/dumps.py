@@ -64,7 +64,12 @@ def export(folder: Path, name: str, annotations: Mapping[str, Sequence[Any]] | N
 def boxes_of(picture: Picture) -> list[Any]:
     """The picture's boxes as datumaro has them; every second one is occluded."""
     return [
-        datumaro.Bbox(*box, label=CLASSES.index(name), id=index, attributes={"occluded": bool(index % 2)})
+        datumaro.Bbox(
+            *box,
+            label=CLASSES.index(name),
+            id=10 * PICTURES.index(picture) + index + 1,
+            attributes={"occluded": bool(index % 2)},
+        )
         for index, (name, *box) in enumerate(picture.boxes)
     ]
 

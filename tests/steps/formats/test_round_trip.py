@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from steps.formats import cvat_xml, datumaro_json, labelme, mot, tfrecord, voc, yolo
-from tests.steps.formats.dumps import CLASSES, PICTURES, export, said, tfrecord_dump
+from steps.prepare import prepare_data
+from tests.steps.formats.dumps import CLASSES, PICTURES, Picture, export, painted, said, tfrecord_dump
 
 NAMED = {
     "yolo": yolo,
@@ -27,13 +29,15 @@ def write(folder: Path, exporter: str) -> Path:
     return tfrecord_dump(folder) if exporter == "tf_detection_api" else export(folder, exporter)
 
 
+def written_as(exporter: str) -> dict[str, Picture]:
+    """The pictures by their files' names: datumaro's own format makes folders a part of the name."""
+    return {picture.name.replace("/", "_") if exporter == "datumaro" else picture.name: picture for picture in PICTURES}
+
+
 @pytest.mark.parametrize(("exporter", "reader"), NAMED.items())
 def test_names_boxes_classes_and_subsets(tmp_path: Path, exporter: str, reader: ModuleType) -> None:
     found = said(reader, write(tmp_path / "dump", exporter))
-    # Datumaro's own format keeps an item's name in its id, and writes its file without folders.
-    named = {
-        picture.name.replace("/", "_") if exporter == "datumaro" else picture.name: picture for picture in PICTURES
-    }
+    named = written_as(exporter)
     assert found.images.keys() == named.keys()
     for name, picture in named.items():
         expected = [(label, pytest.approx(box, abs=0.01)) for label, *box in picture.boxes]
@@ -89,3 +93,40 @@ def test_nothing_there_is_not_recognised(tmp_path: Path, reader: ModuleType) -> 
     (tmp_path / "settings.yaml").write_text("name: x")
     (tmp_path / "package.json").write_text('{"name": "x"}')
     assert reader.recognise(tmp_path) == []
+
+
+@pytest.mark.parametrize("exporter", [*NAMED, "coco_instances"])
+def test_prepared_sets_hold_the_pictures(tmp_path: Path, exporter: str) -> None:
+    root = write(tmp_path / "dump", exporter)
+    report = prepare_data(root, dump_format="")
+    names = {
+        picture.name.replace("/", "_") if exporter == "datumaro" else picture.name: picture for picture in PICTURES
+    }
+    for subset in ("train", "val"):
+        document = json.loads((root / f"annotations/instances_{subset}.json").read_text(encoding="utf-8"))
+        labels = {category["id"]: category["name"] for category in document["categories"]}
+        found = {image["id"]: (image, []) for image in document["images"]}
+        for annotation in document["annotations"]:
+            found[annotation["image_id"]][1].append((labels[annotation["category_id"]], *annotation["bbox"]))
+        expected = {name: picture for name, picture in names.items() if picture.subset == subset}
+        assert len(found) == len(expected)
+        for name, picture in expected.items():
+            image, boxes = next(entry for entry in found.values() if entry[0]["file_name"].endswith(f"/{name}.png"))
+            assert Path(image["file_name"]).read_bytes() == painted(picture)
+            assert (image["width"], image["height"]) == picture.size
+            assert sorted(boxes) == [
+                (label, *(pytest.approx(value, abs=0.01) for value in box)) for label, *box in sorted(picture.boxes)
+            ]
+    assert report["boxes"] == {"train": 3, "val": 1}
+    assert not any(report[action] for action in ("repaired", "dropped", "skipped", "lost"))
+
+
+@pytest.mark.parametrize("exporter", [*NAMED, "coco_instances", "mot_seq_gt"])
+def test_prepared_again_is_the_same(tmp_path: Path, exporter: str) -> None:
+    root = write(tmp_path / "dump", exporter)
+
+    def run() -> dict[str, bytes]:
+        prepare_data(root, dump_format="", seed=1)
+        return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    assert run() == run()
