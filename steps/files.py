@@ -29,18 +29,18 @@ def refuse_ways_out(folder: Path) -> None:
     while pending:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
-                if entry.is_symlink() and not os.path.realpath(entry.path).startswith(inside):
-                    raise StepError(
-                        f"'{printable(os.path.relpath(entry.path, folder))}' is a link that leads out of {folder}: "
-                        "put what it leads to there itself"
-                    )
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                elif not entry.is_symlink() and not entry.is_file():
-                    raise StepError(
-                        f"'{printable(os.path.relpath(entry.path, folder))}' in {folder} is neither a file nor a "
-                        "folder: remove it"
-                    )
+                if not entry.is_symlink():
+                    if entry.is_dir():
+                        pending.append(entry.path)
+                        continue
+                    flaw = "" if entry.is_file() else "neither a file nor a folder"
+                elif not (target := os.path.realpath(entry.path)).startswith(inside):
+                    flaw = "a link that leads out of the folder"
+                else:
+                    flaw = "" if os.path.exists(target) else "a link that leads nowhere"
+                if flaw:
+                    name = printable(os.path.relpath(entry.path, folder))
+                    raise StepError(f"{folder}: '{name}' is {flaw}: remove it, or put there what it stands for")
 
 
 @contextmanager
