@@ -101,7 +101,7 @@ def _prepare(
             temporary.open("wb") as file,
         ):
             file.writelines(_coco(data, dataset_dir, images, numbers))
-    report = {**_counts(data, train, val), "dump_format": reader.TAG, **findings.report()}
+    report = {**_counts(data, train, val), "dump_format": reader.TAG, "split": split, **findings.report()}
     write_json(dataset_dir / "prepare_report.json", report)
     _log(report, findings)
     if video and split in ("auto", "stratified", "random") and not report["validated_on_training_set"]:

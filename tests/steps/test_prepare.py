@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -395,6 +398,27 @@ class TestAgain:
             return {str(path): path.read_bytes() for path in root.rglob("*.json")}
 
         assert run() == run()
+
+    @pytest.mark.parametrize("wait_for", ["annotations/dump", "annotations/instances_train.json"])
+    def test_after_being_killed(self, root: Path, coco_dump: Callable[..., Path], wait_for: str) -> None:
+        for subset in ("train", "val"):
+            coco_dump(root, images=100, subset=subset, prefix=f"{subset}/")
+        shutil.copytree(root, root.with_name("other"))
+        process = subprocess.Popen([sys.executable, "-m", "steps", "prepare", "--dataset-dir", str(root)])
+        # Whether the file is the dump's own or ours, what follows is in the middle of the work.
+        while process.poll() is None and not (root / wait_for).exists():
+            time.sleep(0.0005)
+        process.kill()
+        process.wait()
+        (root / "annotations" / ".part-killed").write_bytes(b"half")
+
+        def written(folder: Path) -> dict[str, bytes]:
+            prepare_data(folder)
+            files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.json")}
+            return {name: content.replace(str(folder).encode(), b"") for name, content in files.items()}
+
+        assert written(root) == written(root.with_name("other"))
+        assert not list(root.rglob(".part-*"))
 
     def test_after_fetching_again(self, no_aws: None, root: Path, tmp_path: Path, coco_dump: Any) -> None:
         """The pipeline's retry: fetch finds its annotation file moved aside, and brings it again."""
