@@ -53,14 +53,14 @@ def find_images(dataset: Dataset, there: Sequence[str]) -> list[str | None]:
     exact = set(there).difference(nameless)
     tails = _Tails(sorted(exact))
     found: list[str | None] = []
-    sure: dict[str, int] = {}
+    sure: dict[int, str] = {}
     for index, (name, subset) in enumerate(zip(dataset.names, dataset.subsets, strict=True)):
         file = dataset.files.get(index)
         if file is None and ".." not in name:
             for place in (f"images/{subset}/{name}", f"images/{name}", name):
                 if place in exact:
                     file = place
-                    sure[file] = index
+                    sure[index] = place
                     break
         if file is None:
             file = _search(dataset, index, tails)
@@ -154,13 +154,17 @@ def _folded(name: str) -> str:
     return name.lower() if name.isascii() else _form(_form(name).casefold())
 
 
-def _refuse_names_of_one_file(dataset: Dataset, found: list[str | None], sure: dict[str, int]) -> None:
-    """Refuse names that differ and lead to the same file; where one is its very path, the others are absent."""
-    named: dict[str, int] = dict(sure)
+def _refuse_names_of_one_file(dataset: Dataset, found: list[str | None], sure: dict[int, str]) -> None:
+    """Refuse names that differ and lead to one file; where one is its very path (`sure`), the others are absent."""
+    named = {file: index for index, file in sure.items()}
+    known = set(named)
     for index, file in enumerate(found):
-        if file is None or (first := named.setdefault(file, index)) == index or _same(dataset, first, index):
+        if file is None or index in sure:
             continue
-        if file in sure:
+        first = named.setdefault(file, index)
+        if first == index or _same(dataset, first, index):
+            continue
+        if file in known:
             found[index] = None
             continue
         raise StepError(

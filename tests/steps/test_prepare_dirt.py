@@ -463,6 +463,13 @@ class TestNames:
         assert report["dropped"]["image that is listed but not there"] == {"count": 1, "examples": ["left/a.png"]}
         assert dump.boxes()["a.png"] == PLAIN
 
+    def test_one_file_by_two_right_names(self, dump: Dump) -> None:
+        dump.add("images/a.png", "")
+        dump.document["annotations"][-1]["bbox"] = [30, 30, 5, 5]
+        report = dump.prepare()
+        assert report["dropped"] == {"duplicate of another box": {"count": 1, "examples": ["images/a.png: bolt"]}}
+        assert dump.boxes()["a.png"] == [*PLAIN, [2, 30, 30, 5, 5]]
+
     def test_listed_but_absent(self, dump: Dump) -> None:
         dump.add("gone.png", "")
         report = dump.prepare()
