@@ -4,6 +4,7 @@ import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from steps.dataset import EMBEDDED, Dataset, path_parts
@@ -79,8 +80,9 @@ def _search(dataset: Dataset, index: int, tails: "_Tails") -> str | None:
     if len(candidates) > 1:
         written = _form("/".join(parts))
         places = (_form(f"images/{dataset.subsets[index]}/") + written, f"images/{written}", written)
-        same_case = [file for file in candidates if _form(file).endswith(written)] or candidates
-        candidates = [file for place in places for file in same_case if _form(file) == place][:1] or same_case
+        alike = [_alike(parts, file) for file in candidates]
+        candidates = [file for file, count in zip(candidates, alike, strict=True) if count == max(alike)]
+        candidates = [file for place in places for file in candidates if _form(file) == place][:1] or candidates
     if len(candidates) > 1:
         raise StepError(
             f"{_source(dataset, index)}: '{printable(name)}' can be {some(candidates)} below {dataset.root}: "
@@ -91,6 +93,12 @@ def _search(dataset: Dataset, index: int, tails: "_Tails") -> str | None:
     for what in _differences(name, parts, candidates[0]):
         dataset.findings.note("repaired", what, name)
     return candidates[0]
+
+
+def _alike(parts: Sequence[str], file: str) -> int:
+    """How many of the last parts are the same to the letter."""
+    pairs = zip(reversed(parts), reversed(file.split("/")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: _form(pair[0]) == _form(pair[1]), pairs))
 
 
 def _differences(name: str, parts: Sequence[str], file: str) -> list[str]:

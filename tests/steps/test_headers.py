@@ -60,6 +60,19 @@ def test_both_byte_orders(tmp_path: Path) -> None:
         assert read_header(str(path)).orientation == 6
 
 
+def test_second_exif_segment_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    noise().save(path, exif=exif(6))
+    first, second = path.read_bytes(), b"Exif\0\0" + exif(3)[6:]
+    end = 4 + int.from_bytes(first[4:6], "big")
+    if first[2:4] == b"\xff\xe0":  # JFIF's own segment, then the first of EXIF.
+        end += 2 + int.from_bytes(first[end + 2 : end + 4], "big")
+    segment = b"\xff\xe1" + (len(second) + 2).to_bytes(2, "big") + second
+    path.write_bytes(first[:end] + segment + first[end:])
+    check(path)
+    assert read_header(str(path)).orientation == 6
+
+
 @pytest.mark.parametrize(
     "content",
     [b"Exif\0\0", b"Exif\0\0XX*\0\x08\0\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"],

@@ -425,6 +425,14 @@ class TestNames:
         dump.prepare()
         assert dump.boxes()["A.png"] == dump.boxes()["a.png"] == PLAIN
 
+    def test_case_tells_two_files_of_another_machine_apart(self, dump: Dump) -> None:
+        if (dump.root / "images" / "A.PNG").exists():
+            pytest.skip("this file system knows no case")
+        dump.add("/home/me/A.png", "A.png")
+        dump.document["annotations"][-1]["bbox"] = [30, 30, 5, 5]
+        dump.prepare()
+        assert dump.boxes()["A.png"] == [PLAIN[0], [2, 30, 30, 5, 5]]
+
     def test_case_that_leaves_two_files(self, dump: Dump) -> None:
         if (dump.root / "images" / "A.PNG").exists():
             pytest.skip("this file system knows no case")
