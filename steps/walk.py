@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
 
-from steps.images import IMAGE_SUFFIXES
-
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
 _FOREIGN = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 
 
