@@ -135,6 +135,8 @@ def _read_track(track: Node, frames: _Frames, dataset: Dataset) -> None:
         outside = shape.attributes.get("outside") == "1"
         seen.append(_Seen(frame, outside, _SHAPES[shape.tag](shape), attributes))
     seen.sort(key=lambda one: one.frame)
+    # CVAT dumps images as tracks too: an object of theirs is in one frame only, and outside in the next.
+    dataset.video |= sum(not one.outside for one in seen) > 1
     for one in (*seen, *_between(seen, frames.present, dataset)):
         if not one.outside:
             add_object(dataset, frames.image(one.frame, subset), category, one.box, one.attributes, crowd=False)
@@ -167,7 +169,6 @@ class _Frames:
         self._dataset = dataset
         self._files: dict[tuple[str, int], str] = {}
         self._images: dict[tuple[str, int], int] = {}
-        dataset.video = True
         images = files_below(path.parent, is_image)
         numbered = {image: int(found[1]) for image in images if (found := _FRAME.search(image.stem))}
         if images and not numbered:
