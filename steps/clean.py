@@ -57,7 +57,8 @@ def clean(dataset: Dataset, found: Sequence[str | None]) -> Clean:
     names = (dataset.names[row] for row in told.image[absent])
     findings.note_all("dropped", "box of an image that cannot be used", names, len(absent))
     sources = np.array(dataset.sources, np.int64)[told.image]
-    boxes = replace(told, image=image, xywh=np.round(xywh, DECIMALS) + 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        boxes = replace(told, image=image, xywh=np.round(xywh, DECIMALS) + 0.0)
     sieve = _Sieve(boxes, sources, files, dataset.categories, findings)
     sieve.keep(image >= 0)
     _drop_without_size(sieve)

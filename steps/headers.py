@@ -201,11 +201,14 @@ def _ask_pillow(path: str, length: int) -> Header:
         warnings.simplefilter("ignore")
         try:
             with Image.open(path) as image:
-                if not _is_whole(image, path, length):
-                    image.load()
+                width, height = image.size
+                if image.format == "TIFF":
+                    # Pillow turns these upright by itself, and some releases of it say so in the size.
+                    width, height = (image.tag_v2[tag] for tag in (256, 257))  # type: ignore[attr-defined]
                 orientation = image.getexif().get(0x0112, UPRIGHT)
                 kind = _PILLOW_KINDS.get(image.mode, f"mode {image.mode}")
-                width, height = image.size
+                if not _is_whole(image, path, length):
+                    image.load()
                 return Header(width, height, orientation if orientation in range(1, 9) else UPRIGHT, kind)
         except Image.DecompressionBombError as error:
             return Header(0, 0, UPRIGHT, "", str(error), too_large=True)
