@@ -6,6 +6,7 @@ Source: docs.cvat.ai/docs/manual/advanced/xml_format.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -150,9 +151,7 @@ def _between(seen: Sequence[_Seen], present: Sequence[int], dataset: Dataset) ->
     for before, after in pairwise(seen):
         if after.frame - before.frame < 2 or before.outside or before.box is None or after.box is None:
             continue
-        for frame in present:
-            if not before.frame < frame < after.frame:
-                continue
+        for frame in present[bisect_right(present, before.frame) : bisect_left(present, after.frame)]:
             share = (frame - before.frame) / (after.frame - before.frame)
             x, y, width, height = (
                 start + share * (end - start) for start, end in zip(before.box, after.box, strict=True)
