@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from steps import texts
 from steps.errors import StepError
 
 _CHUNK = 1 << 16
+_TAG = re.compile(rb"<([A-Za-z]\w*)")
 _DEEPEST = 32
 """No format of CVAT's nests deeper than 8."""
 
@@ -111,7 +113,12 @@ def glimpse(path: Path) -> tuple[str, set[str]]:
     parser.setContentHandler(seen)
     try:
         with path.open("rb") as file:
-            parser.feed(file.read(_CHUNK))
+            head = file.read(_CHUNK)
+        parser.feed(head)
+    except DefusedXmlException:
+        # Refused when it is read, with the reason.
+        tags = [tag.decode() for tag in _TAG.findall(head)]
+        return (tags or [""])[0], set(tags)
     except (SAXParseException, LookupError, ValueError):
         # What came before the fault still says what the file means to be.
         pass

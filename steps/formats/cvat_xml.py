@@ -6,6 +6,7 @@ Source: docs.cvat.ai/docs/manual/advanced/xml_format.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -135,6 +136,8 @@ def _read_track(track: Node, frames: _Frames, dataset: Dataset) -> None:
         outside = shape.attributes.get("outside") == "1"
         seen.append(_Seen(frame, outside, _SHAPES[shape.tag](shape), attributes))
     seen.sort(key=lambda one: one.frame)
+    # CVAT dumps images as tracks too: an object of theirs is in one frame only, and outside in the next.
+    dataset.video |= sum(not one.outside for one in seen) > 1
     for one in (*seen, *_between(seen, frames.present, dataset)):
         if not one.outside:
             add_object(dataset, frames.image(one.frame, subset), category, one.box, one.attributes, crowd=False)
@@ -148,9 +151,7 @@ def _between(seen: Sequence[_Seen], present: Sequence[int], dataset: Dataset) ->
     for before, after in pairwise(seen):
         if after.frame - before.frame < 2 or before.outside or before.box is None or after.box is None:
             continue
-        for frame in present:
-            if not before.frame < frame < after.frame:
-                continue
+        for frame in present[bisect_right(present, before.frame) : bisect_left(present, after.frame)]:
             share = (frame - before.frame) / (after.frame - before.frame)
             x, y, width, height = (
                 start + share * (end - start) for start, end in zip(before.box, after.box, strict=True)
@@ -167,7 +168,6 @@ class _Frames:
         self._dataset = dataset
         self._files: dict[tuple[str, int], str] = {}
         self._images: dict[tuple[str, int], int] = {}
-        dataset.video = True
         images = files_below(path.parent, is_image)
         numbered = {image: int(found[1]) for image in images if (found := _FRAME.search(image.stem))}
         if images and not numbered:

@@ -39,7 +39,6 @@ def read(root: Path, dataset: Dataset) -> None:
     sequences = recognise(root)
     if not sequences:
         raise StepError(f"{root} holds no gt/gt.txt: dump the task as '{TITLE}'")
-    dataset.video = True
     for path in sequences:
         _read_sequence(path, dataset)
 
@@ -54,6 +53,7 @@ def _read_sequence(path: Path, dataset: Dataset) -> None:
         for frame, image in _frames(sequence, dataset).items()
     }
     dataset.findings.note("lost", "name of an image: MOT holds frame numbers", count=len(images))
+    first_seen: dict[int, int] = {}
     for number, line in texts.lines(path):
         where = f"{path}, line {number}"
         fields = [field.strip() for field in line.split(",")]
@@ -72,6 +72,8 @@ def _read_sequence(path: Path, dataset: Dataset) -> None:
         attributes = {"visibility": visibility, "occluded": visibility <= 0, "ignored": counts == 0}
         if track > 0:
             attributes["track_id"] = track
+            # CVAT dumps images as MOT too: an object of theirs is in one frame only.
+            dataset.video |= first_seen.setdefault(track, frame) != frame
         if counts == 0:
             dataset.findings.note(
                 "repaired", "object that does not count, made a crowd region", dataset.names[images[frame]]

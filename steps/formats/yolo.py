@@ -26,7 +26,7 @@ TITLE = "YOLO 1.1"
 
 _RESERVED = {"classes", "names", "backup"}
 _SUBSETS = ("train", "val", "valid", "test")
-_NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
+_NAMES_KEY = re.compile(rb"^(?:\xef\xbb\xbf)?names\s*:", re.MULTILINE)
 _LARGEST_CONFIG = 1 << 20
 """Bytes; a thousand classes take 20 kB."""
 
@@ -63,7 +63,7 @@ def _ultralytics(root: Path) -> list[Path]:
     return [
         path
         for path in files_below(root, lambda name: name.lower().endswith((".yaml", ".yml")))
-        if path.stat().st_size <= _LARGEST_CONFIG and _NAMES_KEY.search(texts.read_text(path))
+        if path.stat().st_size <= _LARGEST_CONFIG and _NAMES_KEY.search(path.read_bytes())
     ]
 
 

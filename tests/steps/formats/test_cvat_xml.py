@@ -158,6 +158,13 @@ class TestTracks:
         assert found.findings == {}
         assert len(said(cvat_xml, frames, exclude=["track_id=3"]).dataset.boxes()) == 0
 
+    def test_images_dumped_as_tracks_are_no_video(self, frames: Path) -> None:
+        for frame in range(3):
+            write(frames, track(at(frame, box(0, 0, 10, 10)) + at(frame + 1, box(0, 0, 10, 10), outside=1)), 5)
+            found = said(cvat_xml, frames)
+            assert [boxes for boxes in found.images.values() if boxes] == [[("bolt", 0, 0, 10, 10)]]
+            assert not found.dataset.video
+
     def test_out_and_in_again(self, frames: Path) -> None:
         shapes = [(0, 0), (1, 1), (3, 0), (4, 1)]
         write(frames, track("".join(at(frame, box(0, 0, 10, 10), outside) for frame, outside in shapes)), 5)

@@ -36,6 +36,11 @@ def test_boxes(dump: Path) -> None:
     assert found.dataset.video
 
 
+def test_images_dumped_as_mot_are_no_video(dump: Path) -> None:
+    (dump / "gt/gt.txt").write_text("1,1,1,2,3,4,1,1,1\n1,2,1,2,3,4,1,1,1\n2,3,1,2,3,4,1,1,1\n2,-1,1,2,3,4,1,1,1\n")
+    assert not said(mot, dump).dataset.video
+
+
 @pytest.mark.parametrize(("rule", "left"), [("occluded", 2), ("track_id=1", 1), ("visibility=0.25", 2)])
 def test_attributes(dump: Path, rule: str, left: int) -> None:
     assert len(said(mot, dump, exclude=[rule]).dataset.boxes()) == left

@@ -216,6 +216,7 @@ def test_malformed(tmp_path: Path, body: str, words: list[str]) -> None:
 def test_entities_are_refused(tmp_path: Path, declared: str) -> None:
     path = write(tmp_path, thing(BOX))
     path.write_text(f"{declared}\n{path.read_text().replace('bolt', '&a;')}")
+    assert voc.recognise(tmp_path) == [path]
     with refused(path, "declares a document type or entities", "remove the <!DOCTYPE"):
         said(voc, tmp_path)
 

@@ -272,6 +272,11 @@ class TestUltralytics:
             said(yolo, ultralytics)
 
 
+def test_settings_of_something_else(tmp_path: Path) -> None:
+    write(tmp_path, {"other.yaml": "gr\u00fc\u00dfe: names".encode("latin-1"), "list.yml": "- names\n"})
+    assert yolo.recognise(tmp_path) == []
+
+
 def test_neither(tmp_path: Path) -> None:
     with refused(tmp_path, "neither obj.names nor data.yaml", "YOLO 1.1"):
         said(yolo, tmp_path)
