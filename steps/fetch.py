@@ -3,7 +3,6 @@
 import difflib
 import logging
 import shutil
-import stat
 import time
 import zipfile
 import zlib
@@ -17,8 +16,10 @@ import orjson
 import typer
 from rich.filesize import decimal
 
+from steps.archive import members, refuse_same_names, safe_path
 from steps.errors import StepError
-from steps.files import read_json, replacing, write_json
+from steps.files import MOVED_ASIDE, read_json, refuse_ways_out, replacing, write_json
+from steps.findings import printable
 from steps.options import Bucket, DatasetDir, Endpoint, Namespace, Region
 from steps.storage import RemoteObject, Storage, StorageConfig, has_scheme, open_storage
 
@@ -69,6 +70,7 @@ def fetch_dump(
                 return dataset_dir
             if dataset_dir.resolve().is_relative_to(local.resolve()):
                 raise StepError(f"--dataset-dir {dataset_dir} lies inside the dump {local}: give a folder outside it")
+            refuse_ways_out(local)
             annotation_path = local.resolve().as_uri()  # Which quotes what a name may hold; a key is as it is.
         storage, prefix, objects = _find(annotation_path, namespace, config)
         archive = _only_archive(objects)
@@ -163,13 +165,14 @@ def _relative(key: str, prefix: str) -> PurePosixPath:
 
 
 def _safe(name: str, what: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    windows_absolute = len(name) > 1 and name[1] == ":"
-    if path.is_absolute() or windows_absolute or ".." in path.parts or "\\" in name or "\0" in name:
-        raise StepError(f"{what} would be written outside the dataset's folder: remove it from the dump")
-    if path.parts and path.parts[0] == STATE_DIR:
-        raise StepError(f"{what} lies in '{STATE_DIR}', which is the fetch step's own folder: rename it in the dump")
+    path = safe_path(name, what)
+    _refuse_ours(path, what)
     return path
+
+
+def _refuse_ours(path: PurePosixPath, what: str) -> None:
+    if path.parts[0] == STATE_DIR:
+        raise StepError(f"{what} lies in '{STATE_DIR}', which is the fetch step's own folder: rename it in the dump")
 
 
 def _settle(paths: Sequence[Path], dataset_dir: Path) -> None:
@@ -185,11 +188,14 @@ def _settle(paths: Sequence[Path], dataset_dir: Path) -> None:
     if clash := next((each for folder in folders for each in (folder, *folder.parents) if each in files), None):
         raise StepError(f"the dump holds {clash} both as a file and as a folder: rename one")
     listing = dataset_dir / STATE_DIR / "files.json"
+    listed = sorted(path.relative_to(dataset_dir).as_posix() for path in paths)
     for name in read_json(listing, "the fetch step") if listing.is_file() else []:
         if dataset_dir / name not in files:
             (dataset_dir / name).unlink(missing_ok=True)
+            if name in MOVED_ASIDE and MOVED_ASIDE[name] not in listed:
+                (dataset_dir / MOVED_ASIDE[name]).unlink(missing_ok=True)
     # Written before the first file arrives: whatever a killed run leaves behind is listed.
-    write_json(listing, sorted(path.relative_to(dataset_dir).as_posix() for path in paths), indent=False)
+    write_json(listing, listed, indent=False)
 
 
 class _Journal:
@@ -269,19 +275,16 @@ def _unpack(archive: Path, dataset_dir: Path) -> tuple[int, int, int]:
     kept = 0
     try:
         with zipfile.ZipFile(archive) as zipped:
-            members = [member for member in zipped.infolist() if not member.is_dir()]
-            targets = []
-            for member in members:
-                if stat.S_ISLNK(member.external_attr >> 16):
-                    raise StepError(f"{archive}: '{member.filename}' is a link: put the file itself into the archive")
-                if member.flag_bits & 0x1:
-                    raise StepError(f"{archive} is encrypted: export it without a password")
-                targets.append(dataset_dir / _safe(member.filename, f"'{member.filename}' in {archive}"))
-            _refuse_bomb(archive, members, dataset_dir)
+            found = members(archive, zipped)
+            for _, path in found:
+                _refuse_ours(path, f"'{printable(str(path))}' in {archive}")
+            _refuse_full_disk(archive, sum(member.file_size for member, _ in found), dataset_dir)
+            targets = [dataset_dir / path for _, path in found]
             _settle(targets, dataset_dir)
+            refuse_same_names([path for _, path in found], str(archive), dataset_dir / STATE_DIR)
             # Where a killed run's leavings are not taken for a part of the dump.
             unfinished = _empty_scratch(dataset_dir) / "member"
-            for member, target in zip(members, targets, strict=True):
+            for (member, _), target in zip(found, targets, strict=True):
                 if target.is_file() and target.stat().st_size == member.file_size and _crc(target) == member.CRC:
                     kept += 1
                     continue
@@ -291,17 +294,14 @@ def _unpack(archive: Path, dataset_dir: Path) -> tuple[int, int, int]:
                 unfinished.replace(target)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise StepError(f"{archive} is not a readable zip archive ({error}): export the dump again") from None
-    return len(members), kept, sum(member.file_size for member in members)
+    return len(found), kept, sum(member.file_size for member, _ in found)
 
 
-def _refuse_bomb(archive: Path, members: Sequence[zipfile.ZipInfo], dataset_dir: Path) -> None:
-    unpacked, packed = sum(member.file_size for member in members), archive.stat().st_size
-    if unpacked > 200 * packed and unpacked > 1024**3:
-        raise StepError(f"{archive} unpacks from {decimal(packed)} to {decimal(unpacked)}: no dump of images does")
+def _refuse_full_disk(archive: Path, size: int, dataset_dir: Path) -> None:
     dataset_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(dataset_dir).free
-    if unpacked > free:
-        raise StepError(f"{archive} needs {decimal(unpacked)} in {dataset_dir}, {decimal(free)} are free: enlarge it")
+    if size > free:
+        raise StepError(f"{archive} needs {decimal(size)} in {dataset_dir}, {decimal(free)} are free: enlarge it")
 
 
 def _crc(path: Path) -> int:

@@ -95,7 +95,7 @@ import runpy, sys
 try:
     runpy.run_module("steps", run_name="__main__")
 finally:
-    print(sorted({"torch", "torchvision", "numpy", "matplotlib", "hera"} & set(sys.modules)))
+    print(sorted({"torch", "torchvision", "matplotlib", "hera"} & set(sys.modules)))
 """
     fetch = ["--annotation-path", str(tmp_path / "dump"), "--dataset-dir", str(tmp_path / "dataset")]
     for arguments in (["--help"], fetch):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from steps.fetch import STATE_DIR, fetch_dump
+from steps.prepare import prepare_data
 from tests.steps.refusals import refused
 
 Put = Callable[[str, "bytes | Path"], None]
@@ -229,6 +230,22 @@ class TestAgain:
             "annotations/instances_train.json": b"{}",
         }
 
+    def test_annotations_of_another_dump_that_were_moved_aside(
+        self, fetched: Path, put: Put, coco_dump: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        for subset in ("train", "val"):
+            coco_dump(tmp_path / "subsets", images=2, subset=subset, prefix=f"{subset}/")
+        put("subsets", tmp_path / "subsets")
+        fetch_dump("subsets", fetched)
+        prepare_data(fetched)
+        assert {path.name for path in (fetched / "annotations" / "dump").iterdir()} == {
+            "instances_train.json",
+            "instances_val.json",
+        }
+        fetch_dump("dump", fetched)
+        assert prepare_data(fetched)["images"]["train"] == 2
+        assert list((fetched / "annotations" / "dump").iterdir()) == []
+
     def test_archive_is_unpacked_again_only_where_it_must(self, archive: Path, dump: Path, dataset_dir: Path) -> None:
         fetch_dump(str(archive), dataset_dir)
         name, *others = sorted(tree(dump))
@@ -283,7 +300,18 @@ class TestArchives:
 
     @pytest.mark.parametrize(
         "name",
-        ["../evil.txt", "images/../../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "C:/evil.txt", ".fetch/files.json"],
+        [
+            "../evil.txt",
+            "images/../../evil.txt",
+            "..",
+            "../",
+            "/tmp/evil.txt",
+            "//server/evil.txt",
+            "..\\evil.txt",
+            "C:/evil.txt",
+            "C:evil.txt",
+            ".fetch/files.json",
+        ],
     )
     def test_member_that_leaves_the_folder(self, no_aws: None, tmp_path: Path, dataset_dir: Path, name: str) -> None:
         archive = self.write(tmp_path / "evil.zip", name)
@@ -296,9 +324,100 @@ class TestArchives:
         link = zipfile.ZipInfo("images/link")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive = self.write(tmp_path / "evil.zip", link)
-        with refused(archive, "'images/link' is a link"):
+        with refused(archive, "'images/link'", "is a link"):
             fetch_dump(str(archive), dataset_dir)
         assert tree(dataset_dir) == {}
+
+    @pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
+    def test_member_that_is_a_device(self, no_aws: None, tmp_path: Path, dataset_dir: Path, kind: int) -> None:
+        device = zipfile.ZipInfo("images/null.jpg")
+        device.external_attr = (kind | 0o666) << 16
+        archive = self.write(tmp_path / "evil.zip", device)
+        with refused(archive, "'images/null.jpg'", "is neither a file nor a folder"):
+            fetch_dump(str(archive), dataset_dir)
+        assert tree(dataset_dir) == {}
+
+    @pytest.mark.parametrize(
+        ("name", "shown", "why"),
+        [
+            ("images/a\nb.jpg", r"images/a\nb.jpg", "control characters"),
+            ("images/\x1b[31ma.jpg", r"images/\x1b[31ma.jpg", "control characters"),
+            ("x" * 256 + ".jpg", "xxx", "too long a name"),
+            ("ä" * 130 + ".jpg", "äää", "too long a name"),
+            ("a/" * 100 + "b.jpg", "a/a/a", "lies too deep"),
+            ("/".join(["x" * 200] * 20) + ".jpg", "xxx", "too long a name"),
+        ],
+    )
+    def test_name_that_is_no_name(
+        self, no_aws: None, tmp_path: Path, dataset_dir: Path, name: str, shown: str, why: str
+    ) -> None:
+        archive = self.write(tmp_path / "evil.zip", name)
+        with refused(archive, shown, why) as told:
+            fetch_dump(str(archive), dataset_dir)
+        assert told.message.isprintable()
+        assert len(told.message) < 500
+        assert tree(dataset_dir) == {}
+
+    @pytest.mark.parametrize("name", ["a b.jpg", "a\u202fb.jpg", "猫.jpg", "it's #1 (100%).jpg", "a..b.jpg", "-rf.jpg"])
+    def test_odd_name_that_is_one(self, no_aws: None, tmp_path: Path, dataset_dir: Path, name: str) -> None:
+        fetch_dump(str(self.write(tmp_path / "odd.zip", name)), dataset_dir)
+        assert tree(dataset_dir) == {"images/1.jpg": b"good", name: b"evil"}
+
+    def test_name_cut_at_a_nul(self, no_aws: None, tmp_path: Path, dataset_dir: Path) -> None:
+        archive = self.write(tmp_path / "evil.zip", "good.jpgX../evil.txt")
+        archive.write_bytes(archive.read_bytes().replace(b"good.jpgX", b"good.jpg\0"))
+        with refused(archive, "good.jpg"):
+            fetch_dump(str(archive), dataset_dir)
+        assert tree(dataset_dir) == {}
+
+    def test_members_that_share_bytes(self, no_aws: None, tmp_path: Path, dataset_dir: Path) -> None:
+        archive = self.write(tmp_path / "evil.zip", "images/2.jpg")
+        content = bytearray(archive.read_bytes())
+        # The second entry of the directory says that its file starts where the first does.
+        second = content.rindex(b"PK\x01\x02")
+        content[second + 42 : second + 46] = bytes(4)
+        archive.write_bytes(content)
+        with refused(archive, "overlaps another file"):
+            fetch_dump(str(archive), dataset_dir)
+        assert tree(dataset_dir) == {}
+
+    def test_member_that_is_larger_than_it_says(self, no_aws: None, tmp_path: Path, dataset_dir: Path) -> None:
+        archive = tmp_path / "evil.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+            zipped.writestr("images/1.jpg", bytes(50_000_000))
+        content = bytearray(archive.read_bytes())
+        for start in (content.index(b"PK\x03\x04") + 22, content.index(b"PK\x01\x02") + 24):
+            content[start : start + 4] = (10).to_bytes(4, "little")
+        archive.write_bytes(content)
+        with refused(archive, "is not a readable zip archive"):
+            fetch_dump(str(archive), dataset_dir)
+        assert tree(dataset_dir) == {}
+
+    def test_more_members_than_any_dump_has(
+        self, no_aws: None, tmp_path: Path, dataset_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("steps.archive.MOST_MEMBERS", 100)
+        archive = self.write(tmp_path / "many.zip", *(f"images/{number:03}.jpg" for number in range(100)))
+        with refused(archive, "101", "no dump has as many"):
+            fetch_dump(str(archive), dataset_dir)
+        assert tree(dataset_dir) == {}
+
+    def test_archive_in_the_archive_stays_packed(self, no_aws: None, tmp_path: Path, dataset_dir: Path) -> None:
+        inner = self.write(tmp_path / "inner.zip", "../evil.txt")
+        with zipfile.ZipFile(tmp_path / "outer.zip", "w") as zipped:
+            zipped.write(inner, "images/inner.zip")
+        fetch_dump(str(tmp_path / "outer.zip"), dataset_dir)
+        assert tree(dataset_dir) == {"images/inner.zip": inner.read_bytes()}
+
+    def test_names_that_differ_in_case(self, no_aws: None, tmp_path: Path, dataset_dir: Path) -> None:
+        archive = self.write(tmp_path / "case.zip", "images/A.jpg", "images/a.jpg")
+        (tmp_path / "Probe").touch()
+        if (tmp_path / "pROBE").exists():
+            with refused(archive, "'images/A.jpg' and 'images/a.jpg'", "are one name"):
+                fetch_dump(str(archive), dataset_dir)
+        else:
+            fetch_dump(str(archive), dataset_dir)
+            assert set(tree(dataset_dir)) == {"images/1.jpg", "images/A.jpg", "images/a.jpg"}
 
     def test_encrypted(self, no_aws: None, tmp_path: Path, dataset_dir: Path) -> None:
         archive = self.write(tmp_path / "locked.zip")
@@ -355,6 +474,29 @@ class TestArchives:
         with refused(archive, "is not a readable zip archive", "images/1.jpg"):
             fetch_dump(str(archive), dataset_dir)
         assert tree(dataset_dir) == {}
+
+
+class TestLocalFolders:
+    """A folder that somebody else packed: links in it lead anywhere."""
+
+    @pytest.mark.parametrize("target", ["../secret.txt", "..", "/etc/hostname", "nothing.jpg"])
+    def test_link(self, no_aws: None, dump: Path, dataset_dir: Path, tmp_path: Path, target: str) -> None:
+        (tmp_path / "secret.txt").write_text("the secret")
+        (dump / "images" / "x.jpg").symlink_to(os.path.join("..", target) if target.startswith("..") else target)
+        with refused(dump, "'images/x.jpg' is a link that leads"):
+            fetch_dump(str(dump), dataset_dir)
+        assert not dataset_dir.exists()
+
+    def test_pipe(self, no_aws: None, dump: Path, dataset_dir: Path) -> None:
+        os.mkfifo(dump / "images" / "x.jpg")
+        with refused(dump, "'images/x.jpg' is neither a file nor a folder"):
+            fetch_dump(str(dump), dataset_dir)
+
+    def test_link_within_the_dump(self, no_aws: None, dump: Path, dataset_dir: Path) -> None:
+        (dump / "images" / "x.png").symlink_to(os.path.join("a b", "0000.png"))
+        fetch_dump(str(dump), dataset_dir)
+        assert tree(dataset_dir) == tree(dump)
+        assert not (dataset_dir / "images" / "x.png").is_symlink()
 
 
 class TestTargets:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +56,10 @@ def prepared(root: Path) -> dict[str, dict[str, Any]]:
 
 def names(document: dict[str, Any], root: Path) -> list[str]:
     return [Path(image["file_name"]).relative_to(root).as_posix() for image in document["images"]]
+
+
+def counts(report: dict[str, Any], *actions: str) -> dict[str, int]:
+    return {what: found["count"] for action in actions for what, found in report[action].items()}
 
 
 def boxes(document: dict[str, Any]) -> dict[str, list[tuple[int, list[float]]]]:
@@ -135,21 +142,28 @@ class TestImages:
         with refused(dump, "'0000.png' can be images/x/0000.png, images/y/0000.png", "name it by its folder"):
             prepare_data(root)
 
-    def test_missing_are_counted_and_named(self, dump: Path, root: Path) -> None:
+    def test_missing_are_dropped_up_to_half(self, dump: Path, root: Path) -> None:
         for index in range(5):
             (root / "images" / f"000{index}.png").unlink()
-        with refused("5 of the 10 images of instances_default.json", "0000.png, 0001.png, 0002.png and 2 more"):
+        report = prepare_data(root)
+        assert report["dropped"]["image that is listed but not there"] == {
+            "count": 5,
+            "examples": [f"000{index}.png" for index in range(5)],
+        }
+        assert report["dropped"]["box of an image that cannot be used"]["count"] == 10
+        assert sorted(name for document in prepared(root).values() for name in names(document, root)) == [
+            f"images/000{index}.png" for index in range(5, 10)
+        ]
+
+    def test_more_than_half_missing_is_refused(self, dump: Path, root: Path) -> None:
+        for index in range(6):
+            (root / "images" / f"000{index}.png").unlink()
+        with refused("6 of the 10 images of", "instances_default.json", "0000.png, 0001.png, 0002.png and 3 more"):
             prepare_data(root)
 
     def test_dump_without_images_says_how_to_get_them(self, dump: Path, root: Path) -> None:
         shutil.rmtree(root / "images")
         with refused("10 of the 10 images", "'Save images'"):
-            prepare_data(root)
-
-    @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
-    def test_unreadable_image_is_refused(self, dump: Path, root: Path, content: bytes) -> None:
-        (root / "images" / "0003.png").write_bytes(content)
-        with refused(root / "images" / "0003.png", "is not a readable image", "replace it"):
             prepare_data(root)
 
     def test_size_is_the_file_s(self, dump: Path, root: Path) -> None:
@@ -161,7 +175,7 @@ class TestImages:
             for image in document["images"]
         }
         assert sizes == {f"000{index}.png": (80, 90) if index == 2 else (64, 64) for index in range(10)}
-        assert report["repaired"] == {"image size other than the file's": 1}
+        assert report["repaired"] == {"image size other than the file's": {"count": 1, "examples": ["0002.png"]}}
 
 
 class TestAnnotationFile:
@@ -196,17 +210,12 @@ class TestAnnotationFile:
         [
             (lambda d: d["images"][1].pop("id"), ["images[1] needs an 'id'"]),
             (lambda d: d["images"][1].update(file_name=3), ["images[1] needs an 'id' and a 'file_name'"]),
-            (lambda d: d["images"][1].update(id=100), ["two images have the id 100"]),
-            (lambda d: d["images"][1].update(file_name=""), ["1 of the 10 images"]),
+            (lambda d: d["images"][1].update(id=100), ["'0000.png' and '0001.png' have the same id 100"]),
             (lambda d: d["images"].clear(), ["lists no image"]),
             (lambda d: d["categories"][0].pop("name"), ["categories[0] needs an 'id' and a 'name'"]),
             (lambda d: d["categories"][0].update(id=4), ["'bolt' and 'nut' have the same id 4"]),
-            (lambda d: d["categories"].clear(), ["holds no box", "16 were dropped"]),
+            (lambda d: d["categories"].clear(), ["holds no box", "16 x box of a category that is not listed"]),
             (lambda d: d["annotations"].clear(), ["holds no box", "annotate some objects"]),
-            (lambda d: d["annotations"][2].update(bbox=[1, 2, 3]), ["annotations[2]: 'bbox' is [1, 2, 3]"]),
-            (lambda d: d["annotations"][2].update(bbox="box"), ["annotations[2]: 'bbox' is 'box'"]),
-            (lambda d: d["annotations"][2].pop("bbox"), ["annotations[2]: 'bbox' is None"]),
-            (lambda d: d["annotations"][2].update(bbox=[None] * 4), ["annotations[2]: 'bbox' is"]),
         ],
     )
     def test_flaw_of_an_entry_is_named(
@@ -260,13 +269,19 @@ class TestBoxes:
             ({"bbox": [-5, -6, 20, 20]}, [0, 0, 15, 14], ("repaired", "box clipped to its image")),
             ({"bbox": [60, 60, 20, 20]}, [60, 60, 4, 4], ("repaired", "box clipped to its image")),
             ({"bbox": [60, 60, 4.005, 4]}, [60, 60, 4, 4], None),
-            ({"bbox": ["1", "2", "3", "4"]}, [1, 2, 3, 4], None),
+            ({"bbox": ["1", "2", "3", "4"]}, [1, 2, 3, 4], ("repaired", "box written as text")),
             ({"bbox": [64, 0, 5, 5]}, None, ("dropped", "box outside its image")),
             ({"bbox": [-9, 0, 9, 5]}, None, ("dropped", "box outside its image")),
             ({"bbox": [5, 5, 0, 5]}, None, ("dropped", "box without width or height")),
             ({"bbox": [5, 5, 5, -1]}, None, ("dropped", "box without width or height")),
-            ({"bbox": [5, 5, 5, float("nan")]}, None, ("dropped", "box that is not finite")),
-            ({"bbox": [5, 5, float("inf"), 5]}, None, ("dropped", "box that is not finite")),
+            ({"bbox": [5, 5, 5, 1e-9]}, None, ("dropped", "box without width or height")),
+            ({"bbox": [1, 2, 3]}, None, ("dropped", "box that is not four numbers")),
+            ({"bbox": "box"}, None, ("dropped", "box that is not four numbers")),
+            ({"bbox": None}, None, ("dropped", "box that is not four numbers")),
+            ({"bbox": {"x": 1}}, None, ("dropped", "box that is not four numbers")),
+            ({"bbox": [None] * 4}, None, ("dropped", "box that is not four numbers")),
+            ({"bbox": [1, 2, 3, "wide"]}, None, ("dropped", "box that is not four numbers")),
+            ({"bbox": [1, 2, 10**400, 3]}, None, ("dropped", "box that is not four numbers")),
             ({"image_id": 9999}, None, ("dropped", "box of an image that is not listed")),
             ({"category_id": 9999}, None, ("dropped", "box of a category that is not listed")),
             ({"category_id": None}, None, ("dropped", "box of a category that is not listed")),
@@ -285,8 +300,8 @@ class TestBoxes:
         report = prepare_data(root)
         first = [box for category, box in all_boxes(root)[str(root / "images" / "0000.png")] if category == 17]
         assert first == ([] if kept is None else [pytest.approx(kept)])
-        assert report["repaired"] | report["dropped"] == ({counted[1]: 1} if counted else {})
-        assert counted is None or report[counted[0]] == {counted[1]: 1}
+        assert counts(report, "repaired", "dropped") == ({counted[1]: 1} if counted else {})
+        assert counted is None or counts(report, counted[0]) == {counted[1]: 1}
         assert json.loads((root / "prepare_report.json").read_text()) == report
 
     def test_numbers_are_unique_and_areas_right(self, dump: Path, root: Path) -> None:
@@ -384,6 +399,27 @@ class TestAgain:
 
         assert run() == run()
 
+    @pytest.mark.parametrize("wait_for", ["annotations/dump", "annotations/instances_train.json"])
+    def test_after_being_killed(self, root: Path, coco_dump: Callable[..., Path], wait_for: str) -> None:
+        for subset in ("train", "val"):
+            coco_dump(root, images=100, subset=subset, prefix=f"{subset}/")
+        shutil.copytree(root, root.with_name("other"))
+        process = subprocess.Popen([sys.executable, "-m", "steps", "prepare", "--dataset-dir", str(root)])
+        # Whether the file is the dump's own or ours, what follows is in the middle of the work.
+        while process.poll() is None and not (root / wait_for).exists():
+            time.sleep(0.0005)
+        process.kill()
+        process.wait()
+        (root / "annotations" / ".part-killed").write_bytes(b"half")
+
+        def written(folder: Path) -> dict[str, bytes]:
+            prepare_data(folder)
+            files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.json")}
+            return {name: content.replace(str(folder).encode(), b"") for name, content in files.items()}
+
+        assert written(root) == written(root.with_name("other"))
+        assert not list(root.rglob(".part-*"))
+
     def test_after_fetching_again(self, no_aws: None, root: Path, tmp_path: Path, coco_dump: Any) -> None:
         """The pipeline's retry: fetch finds its annotation file moved aside, and brings it again."""
         for subset in ("train", "val"):
@@ -406,6 +442,38 @@ class TestAgain:
         assert {name: len(document["annotations"]) for name, document in written.items()} == report["boxes"]
 
 
+class TestFormat:
+    def test_files_win_over_what_is_said(self, dump: Path, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO):
+            report = prepare_data(root, dump_format="cvat_voc")
+        assert report["dump_format"] == "cvat_coco"
+        assert "--dump-format says cvat_voc, but the files are COCO 1.0" in caplog.text
+        assert "annotations/instances_default.json" in caplog.text
+
+    @pytest.mark.parametrize("said", ["", "cvat_coco", "coco", "COCO 1.0"])
+    def test_what_is_read_is_said(self, dump: Path, root: Path, caplog: pytest.LogCaptureFixture, said: str) -> None:
+        with caplog.at_level(logging.INFO):
+            prepare_data(root, dump_format=said)
+        assert "the dump is COCO 1.0 (annotations/instances_default.json)" in caplog.text
+
+    @pytest.mark.parametrize(("said", "taken"), [("", "cvat_coco"), ("cvat_yolo", "cvat_yolo")])
+    def test_of_several_the_one_that_is_said(
+        self, dump: Path, root: Path, caplog: pytest.LogCaptureFixture, said: str, taken: str
+    ) -> None:
+        (root / "obj.names").write_text("bolt\n")
+        (root / "train.txt").write_text("data/images/0000.png\n")
+        (root / "obj_train_data").mkdir()
+        (root / "images" / "0000.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+        with caplog.at_level(logging.INFO):
+            report = prepare_data(root, dump_format=said)
+        assert report["dump_format"] == taken
+        assert ("the files show YOLO 1.1 (obj.names) too" in caplog.text) is (taken == "cvat_coco")
+
+    def test_unknown_format_is_refused(self, dump: Path, root: Path) -> None:
+        with refused("--dump-format cvat_mask", "cvat_coco", "cvat_yolo", "datumaro_project"):
+            prepare_data(root, dump_format="cvat_mask")
+
+
 class TestNothingToPrepare:
     def test_no_folder(self, root: Path) -> None:
         with refused(f"--dataset-dir {root} is not a folder", "run that first"):
@@ -416,12 +484,8 @@ class TestNothingToPrepare:
         with refused(root, "it is empty", "COCO 1.0"):
             prepare_data(root)
 
-    def test_dump_of_another_format(self, root: Path) -> None:
-        (root / "obj_train_data").mkdir(parents=True)
-        (root / "obj.names").write_text("bolt")
-        with refused(root, "it holds obj.names, obj_train_data", "COCO 1.0"):
+    def test_folder_of_something_else(self, root: Path) -> None:
+        (root / "holiday").mkdir(parents=True)
+        (root / "notes.txt").write_text("bolt")
+        with refused(root, "it holds holiday, notes.txt", "COCO 1.0", "YOLO 1.1"):
             prepare_data(root)
-
-    def test_format_that_is_not_read(self, dump: Path, root: Path) -> None:
-        with refused("--dump-format cvat_yolo", "cvat_coco"):
-            prepare_data(root, dump_format="cvat_yolo")

@@ -1,0 +1,255 @@
+"""MS COCO instances: `annotations/instances_<subset>.json`, and images."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from steps.dataset import Dataset
+from steps.errors import StepError
+from steps.files import MOVED_ASIDE
+from steps.findings import printable
+from steps.shapes import Box, around_polygons, around_rle
+from steps.walk import files_below
+
+TAG = "cvat_coco"
+TITLE = "COCO 1.0"
+MADE_BY = "prepare-data"
+"""Value of `info.made_by` in the files that this step writes, so that it never reads them as a dump."""
+OURS = re.compile(rb'^\s*\{"info":\{"made_by":"prepare-data"')
+
+
+def recognise(root: Path) -> list[Path]:
+    """Give the annotation files that are the dump's and not ours."""
+    named = files_below(root, lambda name: name.startswith("instances_") and name.endswith(".json"))
+    found = [path for path in named if not _is_ours(path)]
+    # Moved aside by an earlier run, and fetched again since: the one that came last.
+    stale = {root / aside for name, aside in MOVED_ASIDE.items() if root / name in found}
+    return [path for path in found if path not in stale]
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        return OURS.match(file.read(200)) is not None
+
+
+def read(root: Path, dataset: Dataset) -> None:
+    """Read all annotation files; those that are named as our output is are moved aside first."""
+    for path in recognise(root):
+        if aside := MOVED_ASIDE.get(path.relative_to(root).as_posix()):
+            (root / aside).parent.mkdir(exist_ok=True)
+            path = path.replace(root / aside)
+        dataset.begin(path)
+        _File(path, dataset).read()
+
+
+class _File:
+    """One annotation file on its way into the dataset."""
+
+    def __init__(self, path: Path, dataset: Dataset) -> None:
+        self.path = path
+        self.dataset = dataset
+        self.findings = dataset.findings
+        self.name = path.relative_to(dataset.root).as_posix()
+        self.subset = path.stem.removeprefix("instances_")
+
+    def read(self) -> None:
+        document = self._document()
+        categories = self._categories(document.pop("categories"))
+        images = self._images(document.pop("images"))
+        self._annotations(document.pop("annotations"), images, categories)
+
+    def _document(self) -> dict[str, Any]:
+        content = self.path.read_bytes()
+        try:
+            document = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            document = self._lenient(content)
+        if not isinstance(document, dict):
+            raise StepError(f"{self.path} is not a COCO file: its top level is no object")
+        for name in ("images", "annotations", "categories"):
+            if not isinstance(entries := document.get(name), list):
+                flaw = "no list" if name in document else "missing"
+                raise StepError(f"{self.path} is not a COCO file: '{name}' is {flaw}")
+            if not set(map(type, entries)) <= {dict}:
+                index = next(index for index, entry in enumerate(entries) if not isinstance(entry, dict))
+                raise StepError(f"{self.path}: {name}[{index}] is no object: dump the task again")
+        return document
+
+    def _lenient(self, content: bytes) -> Any:
+        """Read what strict JSON is not: slower, but takes the byte order mark and the NaN that some exporters write."""
+        if content.startswith(b"\xef\xbb\xbf"):
+            self.findings.note("repaired", "annotation file with a byte order mark", self.name)
+        constants: set[str] = set()
+
+        def constant(name: str) -> float:
+            constants.add(name)
+            return float(name.replace("Infinity", "inf"))
+
+        try:
+            document = json.loads(content.decode("utf-8-sig"), parse_constant=constant)
+        except UnicodeDecodeError:
+            raise StepError(f"{self.path} is not UTF-8 text: dump the task again") from None
+        except json.JSONDecodeError as error:
+            raise StepError(
+                f"{self.path} is not readable JSON (line {error.lineno}, column {error.colno}: {error.msg}): "
+                "dump the task again"
+            ) from None
+        except RecursionError:
+            raise StepError(f"{self.path} is not readable JSON (nested too deeply): dump the task again") from None
+        except ValueError as error:  # A number of thousands of digits.
+            raise StepError(f"{self.path} is not readable JSON ({error}): dump the task again") from None
+        if constants:
+            self.findings.note("repaired", "annotation file with NaN or Infinity, which JSON has not", self.name)
+        return document
+
+    def _categories(self, entries: Sequence[dict[str, Any]]) -> dict[int, int]:
+        """Add the classes; give the index of each by its id here."""
+        found: dict[int, int] = {}
+        names: dict[str, int] = {}
+        for index, entry in enumerate(entries):
+            number, name = self._id(entry.get("id")), entry.get("name")
+            if number is None or isinstance(name, bool) or not isinstance(name, str | int) or str(name) == "":
+                raise StepError(f"{self.path}: categories[{index}] needs an 'id' and a 'name'")
+            if not isinstance(name, str):
+                self.findings.note("repaired", "category named by a number", str(name))
+                name = str(name)
+            if name in names:
+                what = "category listed twice" if names[name] == number else "categories of one name made one"
+                self.findings.note("repaired", what, name)
+            names.setdefault(name, number)
+            category = self.dataset.category(name, id=number, supercategory=str(entry.get("supercategory") or ""))
+            if found.setdefault(number, category) != category:
+                other = self.dataset.categories[found[number]].name
+                raise StepError(
+                    f"{self.path}: the categories '{printable(other)}' and '{printable(name)}' have the same id "
+                    f"{number}: dump the task again"
+                )
+        return found
+
+    def _images(self, entries: Sequence[dict[str, Any]]) -> dict[int, int]:
+        """Add the images; give the index of each by its id here."""
+        found: dict[int, int] = {}
+        add, names = self.dataset.image, self.dataset.names
+        for index, entry in enumerate(entries):
+            number, name = entry.get("id"), entry.get("file_name")
+            if type(number) is not int:
+                number = self._id(number)
+            if number is None or not isinstance(name, str):
+                raise StepError(f"{self.path}: images[{index}] needs an 'id' and a 'file_name'")
+            if number in found:
+                if names[found[number]] != name:
+                    raise StepError(
+                        f"{self.path}: the images '{printable(names[found[number]])}' and '{printable(name)}' have the "
+                        f"same id {number}: dump the task again"
+                    )
+                self.findings.note("repaired", "image listed twice", name)
+                continue
+            found[number] = add(name, subset=self.subset, width=entry.get("width"), height=entry.get("height"))
+        return found
+
+    def _id(self, value: Any) -> int | None:
+        """Give an id as the whole number that it is, or that a tool wrote as text."""
+        if type(value) is int:
+            return value
+        if isinstance(value, str) and value.lstrip("-").isdecimal() and len(value) < 20:
+            self.findings.note("repaired", "id written as text", self.name)
+            return int(value)
+        if isinstance(value, float) and value.is_integer():
+            self.findings.note("repaired", "id written as a fraction", self.name)
+            return int(value)
+        return None
+
+    def _annotations(self, entries: list[dict[str, Any]], images: dict[int, int], categories: dict[int, int]) -> None:
+        """Add the boxes: what is as it should be in columns, all at once; the rest one by one."""
+        image, category = self._indices(entries, "image_id", images), self._indices(entries, "category_id", categories)
+        plain = (image >= 0) & (category >= 0)
+        for what, rows in (
+            ("box of an image that is not listed", image < 0),
+            ("box of a category that is not listed", (image >= 0) & (category < 0)),
+        ):
+            names = (f"{self.name}: annotations[{index}]" for index in np.flatnonzero(rows))
+            self.findings.note_all("dropped", what, names, int(rows.sum()))
+        self._note_repeated_ids(entries)
+        if self.dataset.exclude:
+            for index in np.flatnonzero(plain).tolist():
+                plain[index] = not self._is_excluded(entries[index], int(image[index]))
+
+        bboxes: list[Any] = [entry.get("bbox") for entry in entries]
+        crowd = np.array([_is_crowd(entry.get("iscrowd")) for entry in entries], bool)
+        odd = np.flatnonzero(plain & ~_are_plain(bboxes))
+        plain[odd] = False
+        if plain.all():
+            numbers = np.fromiter(chain.from_iterable(bboxes), np.float64, 4 * len(bboxes))
+        else:
+            numbers = np.array([bboxes[index] for index in np.flatnonzero(plain)], np.float64)
+        self.dataset.add_boxes(image[plain], category[plain], numbers, crowd[plain])
+        for index in odd.tolist():
+            self._odd(entries[index], int(image[index]), int(category[index]), bool(crowd[index]), index)
+
+    def _indices(self, entries: Sequence[dict[str, Any]], key: str, known: dict[int, int]) -> NDArray[np.int64]:
+        """Give the index that each entry's id stands for, -1 for an id that is not known."""
+        ids: list[Any] = [entry.get(key) for entry in entries]
+        if not set(map(type, ids)) <= {int}:
+            ids = [self._id(number) for number in ids]
+        return np.array([known.get(number, -1) for number in ids], np.int64)
+
+    def _note_repeated_ids(self, entries: Sequence[dict[str, Any]]) -> None:
+        ids = [number for entry in entries if type(number := entry.get("id")) is int]
+        if (unique := len(set(ids))) < len(ids):
+            repeated = (f"{self.name}: id {number}" for number, count in Counter(ids).items() if count > 1)
+            what = "annotation with the id of another: numbered anew"
+            self.findings.note_all("repaired", what, repeated, len(ids) - unique)
+
+    def _is_excluded(self, entry: dict[str, Any], image: int) -> bool:
+        attributes = entry.get("attributes")
+        return isinstance(attributes, dict) and self.dataset.excludes(attributes, lambda: self.dataset.names[image])
+
+    def _odd(self, entry: dict[str, Any], image: int, category: int, crowd: bool, index: int) -> None:
+        """Add the box of an annotation whose `bbox` is no list of four numbers."""
+        box = entry.get("bbox")
+        where = f"{self.name}: annotations[{index}]"
+        if not box:
+            box = _around(entry.get("segmentation"))
+            if box is not None:
+                self.findings.note("repaired", "box made around its segmentation", where)
+            elif entry.get("keypoints"):
+                self.findings.note("skipped", "points: they have no box", where)
+                return
+        if not isinstance(box, list | tuple) or len(box) != 4:
+            self.findings.note("dropped", "box that is not four numbers", where)
+            return
+        self.dataset.box(image, category, *box, crowd=crowd)
+
+
+def _are_plain(bboxes: Sequence[Any]) -> NDArray[np.bool_]:
+    """Tell which of the values are lists of four numbers."""
+    if set(map(type, bboxes)) <= {list} and set(map(len, bboxes)) <= {4}:
+        kinds = set(map(type, chain.from_iterable(bboxes)))
+        if kinds <= {float}:
+            return np.ones(len(bboxes), bool)
+    return np.array([type(box) is list and len(box) == 4 and all(map(_is_number, box)) for box in bboxes], bool)
+
+
+def _is_number(value: Any) -> bool:
+    # Whole numbers of JSON have no end, and those beyond a float's are looked at one by one.
+    return type(value) is float or (type(value) is int and abs(value) < 2**53)
+
+
+def _is_crowd(value: Any) -> bool:
+    return value not in (None, 0, "0", "", "false") and value == value
+
+
+def _around(segmentation: Any) -> Box | None:
+    if isinstance(segmentation, dict):
+        return around_rle(segmentation)
+    if isinstance(segmentation, list):
+        return around_polygons(segmentation)
+    return None

@@ -1,0 +1,245 @@
+"""CVAT's own XML, "CVAT for images 1.1" and "CVAT for video 1.1": `annotations.xml`, `images/`.
+
+Source: docs.cvat.ai/docs/manual/advanced/xml_format.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from steps import markup, texts
+from steps.dataset import Dataset
+from steps.errors import StepError
+from steps.formats.objects import add_object, skip
+from steps.markup import Node
+from steps.shapes import Box, around_ellipse, around_polygons, around_rle, around_rotated
+from steps.walk import Stems, files_below, is_image, join
+
+TAG = "cvat_images"
+TITLE = "CVAT 1.1"
+
+_FRAME = re.compile(r"(?:^|_)frame_(\d+)$")
+_NO_BOXES = {"polyline", "points", "cuboid", "tag", "skeleton"}
+
+
+def recognise(root: Path) -> list[Path]:
+    """Give the XML files whose root is `<annotations>`."""
+    paths = files_below(root, lambda name: name.lower().endswith(".xml"))
+    # Beside a folder of a hundred thousand annotation files of another format, CVAT's lies higher.
+    paths = sorted(paths, key=lambda path: (len(path.parts), path))[:20]
+    found = [path for path in paths if markup.glimpse(path)[0] == "annotations"]
+    return sorted(found)
+
+
+def read(root: Path, dataset: Dataset) -> None:
+    """Read images, and tracks frame by frame.
+
+    Polygons, masks, turned boxes and ellipses become the boxes around them; other shapes are skipped, and a track's
+    frames where it is outside have no box.
+
+    Raises:
+        StepError: a file cannot be read, a shape lacks a field, or frames cannot be told among the images.
+    """
+    paths = recognise(root)
+    if not paths:
+        raise StepError(f"{root} holds no annotations.xml of CVAT's: dump the task as 'CVAT for images 1.1'")
+    images = Stems(root, files_below(root, is_image))
+    for path in paths:
+        dataset.begin(path)
+        frames: _Frames | None = None
+        count = 0
+        for node in markup.children(path, "annotations"):
+            if node.tag == "meta":
+                count = _read_meta(node, dataset)
+            elif node.tag == "image":
+                # A project's dump tells subsets itself; datumaro writes a file for each.
+                _read_image(node, "" if path.stem == "annotations" else path.stem, images, dataset)
+            elif node.tag == "track":
+                frames = frames or _Frames(path, count, dataset)
+                _read_track(node, frames, dataset)
+
+
+def _read_meta(meta: Node, dataset: Dataset) -> int:
+    """Add the labels, and give how many frames the task has, 0 where that is not said."""
+    for labels in meta.below("labels"):
+        for label in labels.children:
+            # A label with a parent is a point of a skeleton.
+            if label.content("name").strip() and not label.content("parent").strip():
+                dataset.category(label.content("name").strip())
+    size = next(meta.below("size"), None)
+    return texts.whole(size.text.strip(), size.where, "<size>") if size and size.text.strip() else 0
+
+
+def _read_image(node: Node, subset: str, images: Stems, dataset: Dataset) -> None:
+    name = node.attribute("name")
+    subset = node.attributes.get("subset", subset)
+    base = node.path.parent.relative_to(dataset.root)
+    # A project's images lie in a folder for each subset, a task's do not.
+    places = (images.exact(join(base / folder, name)) for folder in (f"images/{subset}", "images"))
+    found = next(filter(None, places), None)
+    image = dataset.image(
+        found.relative_to(dataset.root).as_posix() if found else name,
+        subset=subset,
+        width=node.attributes.get("width"),
+        height=node.attributes.get("height"),
+    )
+    for shape in node.children:
+        if shape.tag in _NO_BOXES or shape.tag not in _SHAPES:
+            skip(dataset, image, shape.tag if shape.tag in _NO_BOXES else "annotation of an unknown type")
+            continue
+        attributes = _attributes(shape)
+        box = _SHAPES[shape.tag](shape)
+        add_object(dataset, image, _category(shape, dataset), box, attributes, crowd=False)
+
+
+def _category(node: Node, dataset: Dataset) -> int | None:
+    label = node.attributes.get("label", "").strip()
+    return dataset.category(label) if label else None
+
+
+def _attributes(shape: Node) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        child.attributes.get("name", ""): texts.value(child.text)
+        for child in shape.children
+        if child.tag == "attribute"
+    }
+    found["occluded"] = shape.attributes.get("occluded") == "1"
+    return found
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A track's object in one frame."""
+
+    frame: int
+    outside: bool
+    box: Box | None
+    attributes: dict[str, Any]
+
+
+def _read_track(track: Node, frames: _Frames, dataset: Dataset) -> None:
+    category = _category(track, dataset)
+    subset = track.attributes.get("subset", "")
+    seen: list[_Seen] = []
+    for shape in track.children:
+        frame = texts.whole(shape.attribute("frame"), shape.where, f"'frame' of <{shape.tag}>")
+        if shape.tag in _NO_BOXES or shape.tag not in _SHAPES:
+            skip(dataset, frames.image(frame, subset), shape.tag if shape.tag in _NO_BOXES else "unknown annotation")
+            continue
+        attributes = {**_attributes(shape), "track_id": texts.value(track.attributes.get("id", ""))}
+        outside = shape.attributes.get("outside") == "1"
+        seen.append(_Seen(frame, outside, _SHAPES[shape.tag](shape), attributes))
+    seen.sort(key=lambda one: one.frame)
+    # CVAT dumps images as tracks too: an object of theirs is in one frame only, and outside in the next.
+    dataset.video |= sum(not one.outside for one in seen) > 1
+    for one in (*seen, *_between(seen, frames.present, dataset)):
+        if not one.outside:
+            add_object(dataset, frames.image(one.frame, subset), category, one.box, one.attributes, crowd=False)
+
+
+def _between(seen: Sequence[_Seen], present: Sequence[int], dataset: Dataset) -> Iterator[_Seen]:
+    """Interpolate where a file has a track's keyframes only, for frames that the dump has images of.
+
+    CVAT itself writes every frame, and leaves out those whose images it leaves out.
+    """
+    for before, after in pairwise(seen):
+        if after.frame - before.frame < 2 or before.outside or before.box is None or after.box is None:
+            continue
+        for frame in present[bisect_right(present, before.frame) : bisect_left(present, after.frame)]:
+            share = (frame - before.frame) / (after.frame - before.frame)
+            x, y, width, height = (
+                start + share * (end - start) for start, end in zip(before.box, after.box, strict=True)
+            )
+            dataset.findings.note("repaired", "frame between a track's keyframes, interpolated", f"frame {frame}")
+            yield _Seen(frame, False, (x, y, width, height), before.attributes)
+
+
+class _Frames:
+    """The images of a video's frames: their numbers are all that tracks give."""
+
+    def __init__(self, path: Path, count: int, dataset: Dataset) -> None:
+        self._path = path
+        self._dataset = dataset
+        self._files: dict[tuple[str, int], str] = {}
+        self._images: dict[tuple[str, int], int] = {}
+        images = files_below(path.parent, is_image)
+        numbered = {image: int(found[1]) for image in images if (found := _FRAME.search(image.stem))}
+        if images and not numbered:
+            if len(images) != count:
+                raise StepError(
+                    f"{path} names frames by number, and its {len(images)} images for {count} frames have none: "
+                    "dump the task as 'CVAT for images 1.1'"
+                )
+            dataset.findings.note(
+                "lost", "name of an image: tracks hold frame numbers, given in order", str(path), count
+            )
+            numbered = {image: frame for frame, image in enumerate(images)}
+        for image, frame in numbered.items():
+            self._add(image, frame)
+        self.present = sorted({frame for _, frame in self._files})
+        # Frames without an object are part of a video all the same.
+        for subset, frame in self._files:
+            self.image(frame, subset)
+
+    def _add(self, image: Path, frame: int) -> None:
+        folders = image.relative_to(self._path.parent).parts[:-1]
+        subset = folders[1] if len(folders) > 1 and folders[0] == "images" else ""
+        if (subset, frame) in self._files:
+            raise StepError(
+                f"{self._path}: two images are frame {frame}, {self._files[subset, frame]} and {image}: "
+                "dump each task by itself"
+            )
+        self._files[subset, frame] = image.relative_to(self._dataset.root).as_posix()
+
+    def image(self, frame: int, subset: str) -> int:
+        """The image of a frame, added when it is first met."""
+        key = (subset, frame) if (subset, frame) in self._files else ("", frame)
+        if key not in self._images:
+            name = self._files.get(key, f"images/frame_{frame:06}")
+            self._images[key] = self._dataset.image(name, subset=subset)
+        return self._images[key]
+
+
+def _box(shape: Node) -> Box:
+    left, top, right, bottom = (shape.number(edge) for edge in ("xtl", "ytl", "xbr", "ybr"))
+    degrees = _rotation(shape)
+    box = left, top, right - left, bottom - top
+    return around_rotated(*box, degrees) if degrees else box
+
+
+def _ellipse(shape: Node) -> Box:
+    centre_x, centre_y, radius_x, radius_y = (shape.number(name) for name in ("cx", "cy", "rx", "ry"))
+    return around_ellipse(centre_x, centre_y, radius_x, radius_y, _rotation(shape))
+
+
+def _rotation(shape: Node) -> float:
+    return shape.number("rotation") if "rotation" in shape.attributes else 0.0
+
+
+def _polygon(shape: Node) -> Box | None:
+    field = f"'points' of <{shape.tag}>"
+    flat = [value for pair in shape.attribute("points").split(";") for value in pair.split(",")]
+    values = texts.numbers(flat, shape.where, field)
+    if len(values) % 2:
+        raise StepError(f"{shape.where}: {field} has a point without its y: dump the task again")
+    return around_polygons([values])
+
+
+def _mask(shape: Node) -> Box | None:
+    """CVAT's runs go along the rows of the mask's own box: as columns, of the picture turned about its diagonal."""
+    where = shape.where
+    runs = [texts.whole(run, where, "'rle' of <mask>") for run in shape.attribute("rle").split(",")]
+    left, top, width, height = (
+        texts.whole(shape.attribute(name), where, f"'{name}' of <mask>") for name in ("left", "top", "width", "height")
+    )
+    box = around_rle({"size": [width, height], "counts": runs})
+    return box and (left + box[1], top + box[0], box[3], box[2])
+
+
+_SHAPES: Mapping[str, Any] = {"box": _box, "ellipse": _ellipse, "polygon": _polygon, "mask": _mask}

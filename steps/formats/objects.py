@@ -1,0 +1,37 @@
+"""What the readers do alike with an annotated object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from steps.dataset import Dataset
+from steps.shapes import Box, around_rotated
+
+NO_CATEGORY = "box of a category that is not listed"
+
+
+def add_object(
+    dataset: Dataset, image: int, category: int | None, box: Box | None, attributes: Mapping[str, Any], *, crowd: bool
+) -> None:
+    """Add the box around an object, or note why there is none."""
+    where = dataset.names[image]
+    if category is None:
+        dataset.findings.note("dropped", NO_CATEGORY, where)
+    elif attributes.get("outside") is True:
+        dataset.findings.note("skipped", "object of a track while it is outside", where)
+    elif box is None:
+        dataset.findings.note("dropped", "shape without an extent", where)
+    else:
+        dataset.box(image, category, *box, crowd=crowd, attributes=attributes)
+
+
+def skip(dataset: Dataset, image: int, kind: str) -> None:
+    """Note something annotated that is no box and has none around it."""
+    dataset.findings.note("skipped", f"{kind}, which is no box", dataset.names[image])
+
+
+def turned(box: Box, attributes: Mapping[str, Any]) -> Box:
+    """The box around one that CVAT turned: formats without a place for it carry `rotation` as an attribute."""
+    degrees = attributes.get("rotation")
+    return around_rotated(*box, degrees) if isinstance(degrees, int | float) and degrees else box

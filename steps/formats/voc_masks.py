@@ -1,0 +1,76 @@
+"""Objects that a Pascal VOC dump holds as masks: a colour an object, and a colour a class in a second image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from steps.errors import StepError
+from steps.shapes import Box
+
+_VOID = (224, 224, 192)
+"""Colour of the rim between objects in the challenge's own masks."""
+
+
+def palette(index: int) -> int:
+    """The challenge's colour of a number, as 0xRRGGBB: its bits spread over the channels, highest first."""
+    channels = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            channels[channel] |= (index >> channel & 1) << (7 - bit)
+        index >>= 3
+    return channels[0] << 16 | channels[1] << 8 | channels[2]
+
+
+def class_colours(label_map: list[tuple[str, str]]) -> dict[int, str]:
+    """Names of classes by colour, from the rows (name, "r,g,b") of `labelmap.txt`; an empty colour is the palette's."""
+    colours: dict[int, str] = {}
+    for index, (name, written) in enumerate(label_map):
+        parts = written.split(",")
+        right = len(parts) == 3 and all(part.strip().isdecimal() for part in parts)
+        red, green, blue = (min(int(part), 255) for part in parts) if right else (0, 0, 0)
+        colours[red << 16 | green << 8 | blue if right else palette(index)] = name
+    return colours
+
+
+def objects(object_mask: Path, class_mask: Path, colours: dict[int, str]) -> list[tuple[str | None, Box]]:
+    """Give the class of each object, None where its colour is no class's, and the box around its pixels.
+
+    Raises:
+        StepError: a mask is no readable image, or the two have different sizes.
+    """
+    instances, classes = _colours(object_mask), _colours(class_mask)
+    if instances.shape != classes.shape:
+        raise StepError(f"{object_mask} and {class_mask} have different sizes: dump the task again")
+    found: list[tuple[str | None, Box]] = []
+    void = _VOID[0] << 16 | _VOID[1] << 8 | _VOID[2]
+    for colour in np.unique(instances):
+        if colour in (0, void):
+            continue
+        rows, columns = np.nonzero(instances == colour)
+        values, counts = np.unique(classes[rows, columns], return_counts=True)
+        left, top = int(columns.min()), int(rows.min())
+        box = left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
+        found.append((colours.get(int(values[counts.argmax()])), box))
+    return found
+
+
+def same(one: Box, other: Box) -> bool:
+    """Whether two boxes are of one object: they overlap by four fifths of what they cover together."""
+    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared >= 0.8 * (one[2] * one[3] + other[2] * other[3] - shared) > 0
+
+
+def _colours(path: Path) -> NDArray[np.int32]:
+    """The pixels as 0xRRGGBB `[height, width]`."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"), np.int32)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise StepError(f"{path} is not readable as a mask ({error}): dump the task again") from None
+    return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]

@@ -1,0 +1,298 @@
+"""YOLO: Darknet's layout as "YOLO 1.1" (`obj.data`, `obj.names`, lists), and that of Ultralytics (`data.yaml`).
+
+A label file holds an object a line: the class's number, then the centre and size of its box, or the corners of an
+oriented box or polygon, all in fractions of the image. Names and lists are looked up among the files there are.
+Sources: github.com/AlexeyAB/darknet#how-to-train-to-detect-your-custom-objects, docs.ultralytics.com/datasets/detect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from steps import texts
+from steps.dataset import Dataset
+from steps.errors import StepError
+from steps.formats.objects import NO_CATEGORY
+from steps.shapes import around_points
+from steps.walk import Stems, files_below, is_image, join, parts_of, split_suffix
+
+TAG = "cvat_yolo"
+TITLE = "YOLO 1.1"
+
+_RESERVED = {"classes", "names", "backup"}
+_SUBSETS = ("train", "val", "valid", "test")
+_NAMES_KEY = re.compile(rb"^(?:\xef\xbb\xbf)?names\s*:", re.MULTILINE)
+_LARGEST_CONFIG = 1 << 20
+"""Bytes; a thousand classes take 20 kB."""
+
+
+def recognise(root: Path) -> list[Path]:
+    """Give `obj.data` and `obj.names`, or Ultralytics' `data.yaml`, wherever they lie."""
+    return _darknet(root) or _ultralytics(root)
+
+
+def read(root: Path, dataset: Dataset) -> None:
+    """Read a dump in either layout.
+
+    A class number that has no name drops its box. An image without a label file has no objects.
+
+    Raises:
+        StepError: no names, a name or line that cannot be read, a line with another count of fields.
+    """
+    if found := _darknet(root):
+        for folder in sorted({path.parent for path in found}):
+            _read_darknet(folder, dataset)
+        return
+    configs = _ultralytics(root)
+    if not configs:
+        raise StepError(f"{root} holds neither obj.names nor data.yaml: dump the task as 'YOLO 1.1'")
+    for config in configs:
+        _read_ultralytics(config, dataset)
+
+
+def _darknet(root: Path) -> list[Path]:
+    return files_below(root, lambda name: name in ("obj.data", "obj.names"))
+
+
+def _ultralytics(root: Path) -> list[Path]:
+    return [
+        path
+        for path in files_below(root, lambda name: name.lower().endswith((".yaml", ".yml")))
+        if path.stat().st_size <= _LARGEST_CONFIG and _NAMES_KEY.search(path.read_bytes())
+    ]
+
+
+def _read_darknet(folder: Path, dataset: Dataset) -> None:
+    root = dataset.root
+    here = {path.name: path for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
+    config = dict(_settings(here["obj.data"])) if "obj.data" in here else {}
+    names = here.get(_base_name(config.get("names", "")), here.get("obj.names"))
+    if names is None:
+        raise StepError(f"{folder / 'obj.names'} is not there, so classes have no names: dump the task again")
+    categories = _names(names, dataset)
+
+    text_files = files_below(folder, lambda name: name.lower().endswith(".txt"))
+    label_files = [path for path in text_files if path.parent != folder]
+    labels = Stems(root, label_files)
+    used: set[Path] = set()
+    place = folder.relative_to(root)
+    for subset, listed in _subsets(config, here):
+        if listed is None:
+            # The list is gone; the label files tell as much.
+            dataset.findings.note("repaired", "list of images that is not there, taken from its label files", subset)
+            images = [
+                path.relative_to(folder).with_suffix("").as_posix()
+                for path in label_files
+                if path.relative_to(folder).parts[0] == f"obj_{subset}_data"
+            ]
+        else:
+            dataset.begin(listed)
+            images = [name.replace("\\", "/").removeprefix("data/") for _, name in texts.lines(listed)]
+        for name in images:
+            image = dataset.image(join(place, name), subset=subset)
+            label_file = labels.find(join(place, split_suffix(name)[0]))
+            if label_file is None:
+                dataset.findings.note("repaired", "image without a label file, taken as one without objects", name)
+            elif label_file in used:
+                dataset.findings.note("skipped", "image that is listed twice", name)
+            else:
+                used.add(label_file)
+                _read_labels(label_file, image, categories, dataset)
+    unused = [path.relative_to(root).as_posix() for path in label_files if path not in used]
+    dataset.findings.note_all("skipped", "label file of an image that is not listed", unused, len(unused))
+
+
+def _settings(path: Path) -> Iterator[tuple[str, str]]:
+    for number, line in texts.lines(path):
+        name, equals, value = line.partition("=")
+        if not equals:
+            raise StepError(
+                f"{path}, line {number}: {texts.shown(line)} is no 'name = value': write it so, or dump the task again"
+            )
+        yield name.strip(), value.strip()
+
+
+def _subsets(config: Mapping[str, str], here: Mapping[str, Path]) -> Iterator[tuple[str, Path | None]]:
+    """Subsets and their lists: those that `obj.data` names, or else the lists that lie beside it."""
+    named = {subset: value for subset, value in config.items() if subset not in _RESERVED}
+    for subset, value in named.items():
+        yield subset, here.get(_base_name(value))
+    if not named:
+        for name in sorted(here):
+            if name.endswith(".txt"):
+                yield PurePath(name).stem, here[name]
+
+
+def _base_name(path: str) -> str:
+    return re.split(r"[\\/]", path)[-1]
+
+
+def _names(path: Path, dataset: Dataset) -> dict[int, int]:
+    """Categories by their number, which is the line's."""
+    categories: dict[int, int] = {}
+    for number, name in texts.lines(path):
+        if number != len(categories) + 1:
+            raise StepError(
+                f"{path}, line {len(categories) + 1} is empty, so the numbers of the classes after it are unclear: "
+                "give every class its line"
+            )
+        categories[len(categories)] = dataset.category(name)
+    return categories
+
+
+def _read_labels(path: Path, image: int, categories: Mapping[int, int], dataset: Dataset, keypoints: int = 0) -> None:
+    """Add the objects of a label file; `keypoints` counts the numbers that follow each box."""
+    for number, line in texts.lines(path):
+        fields = line.split()
+        where = f"{path}, line {number}"
+        corners = len(fields) - 1
+        if corners not in (4, 5, 4 + keypoints) and (corners < 6 or corners % 2):
+            raise StepError(
+                f"{where} has {len(fields)} fields, expected a class and 4 numbers (a box) or pairs (corners): "
+                "dump the task again"
+            )
+        category = categories.get(texts.whole(fields[0], where, "the class"))
+        values = texts.numbers(fields[1:], where, "a coordinate")
+        if category is None:
+            dataset.findings.note("dropped", NO_CATEGORY, dataset.names[image])
+        elif corners in (4, 5, 4 + keypoints):
+            # A fifth number is a track's or a score.
+            x, y, width, height = values[:4]
+            dataset.box(image, category, x - width / 2, y - height / 2, width, height, relative=True)
+        elif box := around_points(zip(values[::2], values[1::2], strict=True)):
+            dataset.box(image, category, *box, relative=True)
+        else:
+            dataset.findings.note("dropped", "shape without an extent", dataset.names[image])
+
+
+def _read_ultralytics(config: Path, dataset: Dataset) -> None:
+    folder, root = config.parent, dataset.root
+    settings = _yaml(config)
+    categories = _yaml_names(config, settings.get("names"), dataset)
+    keypoints = _keypoints(settings.get("kpt_shape"))
+    dataset.begin(config)
+
+    texts_here = files_below(folder, lambda name: name.lower().endswith(".txt"))
+    images: dict[tuple[str, ...], Path] = {
+        parts_of(path.relative_to(folder).with_suffix("")): path for path in files_below(folder, is_image)
+    }
+    labels = {
+        _swapped(parts_of(path.relative_to(folder).with_suffix("")), "labels", "images"): path for path in texts_here
+    }
+    labels.pop((), None)
+    listing = _Listing(config, settings, texts_here, Stems(folder, images.values()))
+    unlisted = []
+    for stem in sorted(images.keys() | labels.keys() | listing.absent.keys()):
+        subset = listing.subset(stem, images.get(stem))
+        if subset is None:
+            unlisted += [labels[stem].relative_to(root).as_posix()] if stem in labels else []
+            continue
+        path = images.get(stem)
+        name = "/".join(stem) if path is None else path.relative_to(folder).as_posix()
+        image = dataset.image(join(folder.relative_to(root), listing.absent.get(stem, name)), subset=subset)
+        if stem in labels:
+            _read_labels(labels[stem], image, categories, dataset, keypoints)
+    dataset.findings.note_all("skipped", "label file of an image that is not listed", unlisted, len(unlisted))
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(texts.read_text(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "unreadable"
+        raise StepError(f"{path}{line}: not readable YAML ({problem}): mend it, or dump the task again") from None
+    except (RecursionError, ValueError):
+        raise StepError(f"{path}: not readable YAML: mend it, or dump the task again") from None
+    if not isinstance(document, dict):
+        raise StepError(f"{path} holds no settings 'name: value': dump the task again")
+    return document
+
+
+def _yaml_names(path: Path, names: Any, dataset: Dataset) -> dict[int, int]:
+    pairs = names.items() if isinstance(names, dict) else enumerate(names) if isinstance(names, list) else ()
+    if not pairs:
+        raise StepError(f"{path}: 'names' is {texts.shown(names)}, expected a list of the classes: dump the task again")
+    categories: dict[int, int] = {}
+    for number, name in pairs:
+        if not isinstance(name, str | int | float):
+            raise StepError(f"{path}: 'names' has the name {texts.shown(name)}, expected text: dump the task again")
+        categories[texts.whole(number, str(path), "a number in 'names'")] = dataset.category(str(name))
+    return categories
+
+
+def _keypoints(shape: Any) -> int:
+    """How many numbers of keypoints follow a box, from `kpt_shape: [points, numbers of each]`."""
+    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(size, int) and size > 0 for size in shape):
+        return int(shape[0] * shape[1])
+    return 0
+
+
+def _swapped(parts: tuple[str, ...], old: str, new: str) -> tuple[str, ...]:
+    """Replace the last folder `old`, as Ultralytics goes from images to labels; () where there is none."""
+    places = [place for place, part in enumerate(parts[:-1]) if part == old]
+    return (*parts[: places[-1]], new, *parts[places[-1] + 1 :]) if places else ()
+
+
+class _Listing:
+    """Which images `data.yaml` counts to which subset: by list files, by folders, or by the folders' own names."""
+
+    def __init__(self, config: Path, settings: Mapping[str, Any], lists: Sequence[Path], images: Stems) -> None:
+        self.absent: dict[tuple[str, ...], str] = {}
+        """Listed images that have no file, by the path without suffix."""
+        self._listed: dict[Path, str] = {}
+        self._absent_subsets: dict[tuple[str, ...], str] = {}
+        self._folders: list[tuple[tuple[str, ...], str]] = []
+        by_name = {path.name: path for path in lists if path.parent == config.parent}
+        for subset in _SUBSETS:
+            values = settings.get(subset)
+            for value in values if isinstance(values, list) else [values]:
+                if not isinstance(value, str):
+                    continue
+                list_file = by_name.get(_base_name(value))
+                if list_file is None:
+                    self._folders.append((tuple(part for part in parts_of(value) if part != ".."), subset))
+                else:
+                    self._add_list(list_file, subset, images)
+        self._anything = bool(self._folders or self._listed or self.absent)
+
+    def _add_list(self, path: Path, subset: str, images: Stems) -> None:
+        for _, line in texts.lines(path):
+            name = line.replace("\\", "/").removeprefix("./").removeprefix("data/")
+            stem = split_suffix(name)[0]
+            if found := images.find(name) or images.find(stem):
+                self._listed.setdefault(found, subset)
+            else:
+                self.absent.setdefault(parts_of(stem), name)
+                self._absent_subsets.setdefault(parts_of(stem), subset)
+
+    def subset(self, stem: tuple[str, ...], path: Path | None) -> str | None:
+        """The subset of an image; None where `data.yaml` has subsets and it is in none of them."""
+        if path in self._listed:
+            return self._listed[path]
+        if stem in self._absent_subsets:
+            return self._absent_subsets[stem]
+        if not self._anything:
+            return _subset_of_folders(stem)
+        fitting = [
+            (len(tail), subset)
+            for folder, subset in self._folders
+            for tail in (folder[start:] for start in range(len(folder)))
+            if stem[: len(tail)] == tail
+        ]
+        return max(fitting, default=(0, None), key=lambda fit: fit[0])[1]
+
+
+def _subset_of_folders(stem: tuple[str, ...]) -> str:
+    """`images/<subset>/name`, or `<subset>/images/name`."""
+    if "images" not in stem[:-1]:
+        return ""
+    place = stem.index("images")
+    after, before = stem[place + 1 : -1], stem[:place]
+    return after[0] if after else before[-1] if before else ""

@@ -1,0 +1,96 @@
+"""The upright boxes around the shapes that dumps hold: x, y, width and height in the shape's own unit."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+Box = tuple[float, float, float, float]
+
+
+def around_points(points: Iterable[tuple[float, float]]) -> Box | None:
+    """Give the box around points (x, y); None where there is none, or one is no finite number."""
+    corners = list(points)
+    if not corners or not all(math.isfinite(value) for corner in corners for value in corner):
+        return None
+    xs, ys = zip(*corners, strict=True)
+    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+
+
+def around_polygons(polygons: Iterable[Sequence[Any]]) -> Box | None:
+    """Give the box around polygons, each a flat list x1, y1, x2, y2, ... of numbers or of text that holds them."""
+    try:
+        flat = [[float(value) for value in polygon] for polygon in polygons]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return around_points(pair for polygon in flat for pair in zip(polygon[::2], polygon[1::2], strict=False))
+
+
+def around_rotated(x: float, y: float, width: float, height: float, degrees: float) -> Box:
+    """Give the box around one that CVAT turned about its centre."""
+    turn = math.radians(degrees)
+    cosine, sine = abs(math.cos(turn)), abs(math.sin(turn))
+    return _about(x + width / 2, y + height / 2, width * cosine + height * sine, width * sine + height * cosine)
+
+
+def around_ellipse(cx: float, cy: float, rx: float, ry: float, degrees: float = 0.0) -> Box:
+    """Give the box around an ellipse with these radii, turned about its centre."""
+    turn = math.radians(degrees)
+    half_width = math.hypot(rx * math.cos(turn), ry * math.sin(turn))
+    half_height = math.hypot(rx * math.sin(turn), ry * math.cos(turn))
+    return _about(cx, cy, 2 * half_width, 2 * half_height)
+
+
+def _about(cx: float, cy: float, width: float, height: float) -> Box:
+    return cx - width / 2, cy - height / 2, width, height
+
+
+def around_rle(mask: Mapping[str, Any]) -> Box | None:
+    """Give the box around a mask in COCO's run-length encoding, without painting it.
+
+    `size` is height and width; `counts` are the lengths of runs of 0 and 1 in turn, down the columns, as a list or
+    in COCO's text form (pycocotools, common/maskApi.c: rleFrString, rleToBbox). None: it is no such mask, or empty.
+    """
+    size, counts = mask.get("size"), mask.get("counts")
+    if isinstance(counts, str | bytes):
+        counts = _decode(counts.encode() if isinstance(counts, str) else counts)
+    if not isinstance(counts, Sequence) or not isinstance(size, Sequence) or len(size) != 2:
+        return None
+    if not all(type(value) is int for value in (*size, *counts)) or min(*size, *counts, 0) < 0 or not size[0]:
+        return None
+    height, width = size
+    edges = list(accumulate(counts))
+    if not edges or edges[-1] > height * width:
+        return None
+    # A run of ones starts where one of zeros ends, and covers the pixels [start, end) of the columns in line.
+    runs = [(start, end - 1) for start, end in zip(edges[::2], edges[1::2], strict=False) if end > start]
+    if not runs:
+        return None
+    left, right = runs[0][0] // height, runs[-1][1] // height
+    top, bottom = height, -1
+    for first, last in runs:
+        if first // height != last // height:
+            # Across the foot of a column: it holds the lowest row, and the next column's highest.
+            top, bottom = 0, height - 1
+            break
+        top, bottom = min(top, first % height), max(bottom, last % height)
+    return left, top, right - left + 1, bottom - top + 1
+
+
+def _decode(text: bytes) -> list[int] | None:
+    """Read COCO's text form: groups of five bits in ASCII from 48, the sixth says that more follow, and from the
+    third count on each is the difference to the one before the last."""
+    counts: list[int] = []
+    value = shift = 0
+    for sign in text:
+        group = sign - 48
+        if not 0 <= group < 64 or shift > 60:
+            return None
+        value |= (group & 31) << shift
+        shift += 5
+        if not group & 32:
+            if group & 16:
+                value -= 1 << shift
+            counts.append(value + counts[-2] if len(counts) > 2 else value)
+            value = shift = 0
+    return None if shift else counts

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from steps.formats import mot
+from tests.steps.formats.dumps import said
+from tests.steps.formats.test_yolo import write
+from tests.steps.refusals import refused
+
+LOST = {"lost": {"name of an image: MOT holds frame numbers": 2}}
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Path:
+    """Two frames."""
+    return write(
+        tmp_path,
+        {
+            "gt/gt.txt": "1,1,10.5,20,30,40,1,1,1.0\n1,2,1,2,3,4,1,2,0.25\n2,1,11,20,30,40,1,1,0.0\n",
+            "gt/labels.txt": "bolt\nnut",
+            "img1/000001.jpg": "",
+            "img1/000002.jpg": "",
+        },
+    )
+
+
+def test_boxes(dump: Path) -> None:
+    found = said(mot, dump)
+    assert found.images == {
+        "000001": [("bolt", 10.5, 20, 30, 40), ("nut", 1, 2, 3, 4)],
+        "000002": [("bolt", 11, 20, 30, 40)],
+    }
+    assert found.findings == LOST
+    assert found.dataset.video
+
+
+def test_images_dumped_as_mot_are_no_video(dump: Path) -> None:
+    (dump / "gt/gt.txt").write_text("1,1,1,2,3,4,1,1,1\n1,2,1,2,3,4,1,1,1\n2,3,1,2,3,4,1,1,1\n2,-1,1,2,3,4,1,1,1\n")
+    assert not said(mot, dump).dataset.video
+
+
+@pytest.mark.parametrize(("rule", "left"), [("occluded", 2), ("track_id=1", 1), ("visibility=0.25", 2)])
+def test_attributes(dump: Path, rule: str, left: int) -> None:
+    assert len(said(mot, dump, exclude=[rule]).dataset.boxes()) == left
+
+
+def test_what_does_not_count_is_a_crowd(dump: Path) -> None:
+    (dump / "gt/gt.txt").write_text("1,1,10,20,30,40,0,1,1.0\n2,1,10,20,30,40,1,1,1.0\n")
+    found = said(mot, dump)
+    assert found.dataset.boxes().crowd.tolist() == [True, False]
+    assert found.findings == LOST | {"repaired": {"object that does not count, made a crowd region": 1}}
+
+
+@pytest.mark.parametrize("names", [("0", "1"), ("000000", "000001"), ("frame_000000", "frame_000001")])
+def test_frames_are_found_by_number(dump: Path, names: tuple[str, str]) -> None:
+    for number, name in enumerate(names, 1):
+        (dump / f"img1/00000{number}.jpg").rename(dump / f"img1/x{number}.jpg")
+        (dump / f"img1/x{number}.jpg").rename(dump / f"img1/{name}.jpg")
+    (dump / "gt/gt.txt").write_text("1,1,1,2,3,4,1,1,1\n")
+    assert said(mot, dump).images == {names[0]: [], names[1]: [("bolt", 1, 2, 3, 4)]}
+
+
+def test_frames_without_numbers_are_taken_in_order(dump: Path) -> None:
+    for number, name in ((1, "left"), (2, "right")):
+        (dump / f"img1/00000{number}.jpg").rename(dump / f"img1/{name}.jpg")
+    found = said(mot, dump)
+    assert {name: len(boxes) for name, boxes in found.images.items()} == {"left": 2, "right": 1}
+    assert found.findings == LOST | {
+        "repaired": {"images without frame numbers in their names, numbered in their order": 2}
+    }
+
+
+def test_frame_without_an_image_is_named(dump: Path) -> None:
+    (dump / "gt/gt.txt").write_text("7,1,1,2,3,4,1,1,1\n")
+    assert said(mot, dump).images["000007"] == [("bolt", 1, 2, 3, 4)]
+
+
+def test_sequences(dump: Path) -> None:
+    for folder in ("train/one", "train/two", "val/three"):
+        write(dump, {f"{folder}/{name}": "" for name in ("img1/000001.jpg", "img1/000002.jpg")})
+        write(dump, {f"{folder}/gt/{name}": (dump / "gt" / name).read_bytes() for name in ("gt.txt", "labels.txt")})
+    (dump / "gt/gt.txt").unlink()
+    dataset = said(mot, dump).dataset
+    assert len(dataset.boxes()) == 9
+    assert dataset.subsets == ["train"] * 4 + ["val"] * 2
+    assert dataset.names[2] == "train/two/img1/000001.jpg"
+    assert len(dataset.categories) == 2
+
+
+def test_classes_without_names(dump: Path) -> None:
+    (dump / "gt/labels.txt").unlink()
+    found = said(mot, dump)
+    assert [category.name for category in found.dataset.categories] == ["1", "2"]
+    assert found.findings["lost"]["names of the classes, which are called by their numbers"] == 1
+
+
+@pytest.mark.parametrize("label", ["0", "3", "-1", ""])
+def test_class_without_a_name_is_dropped(dump: Path, label: str) -> None:
+    (dump / "gt/gt.txt").write_text(f"1,1,1,2,3,4,1,{label},1\n")
+    found = said(mot, dump)
+    assert len(found.dataset.boxes()) == 0
+    assert found.findings == LOST | {"dropped": {"box of a category that is not listed": 1}}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("1,1,1,2,3", ["line 2 has 5 fields"]),
+        ("1 1 1 2 3 4 1 1 1", ["line 2 has 1 fields"]),
+        ("1,1,1,x,3,4,1,1,1", ["line 2: a coordinate is 'x'"]),
+        ("1.5,1,1,2,3,4,1,1,1", ["line 2: frame is '1.5', expected a whole number"]),
+        ("nan,1,1,2,3,4,1,1,1", ["line 2: frame is 'nan'"]),
+        ("1,1,1,2,3,4,1,bolt,1", ["line 2: the class is 'bolt'"]),
+        ("1,1,1,2,3,4,1,1,?", ["line 2: visibility is '?'"]),
+    ],
+)
+def test_malformed(dump: Path, line: str, words: list[str]) -> None:
+    (dump / "gt/gt.txt").write_text(f"1,1,1,2,3,4,1,1,1\n{line}\n")
+    with refused(dump / "gt/gt.txt", *words, "dump the task again"):
+        said(mot, dump)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with refused(tmp_path, "no gt/gt.txt", "MOT 1.1"):
+        said(mot, tmp_path)
