@@ -129,6 +129,15 @@ def test_the_light_model_starts_from_imagenet(published: dict[str, Tensor]):
     assert isinstance(body.stem.norm, FrozenBatchNorm2d)
 
 
+def test_a_backbone_that_knows_imagenet_learns_slower_than_the_rest_and_a_random_one_as_fast():
+    paths = {"dataset_dir": "data", "output_dir": "out", "model": "detr_lite0"}
+    config = TrainConfig.create(**paths)
+    assert config.pretrained == "imagenet"
+    assert 0 < config.lr_backbone < config.lr
+    random = TrainConfig.create({"pretrained": "none"}, **paths)
+    assert random.lr_backbone == random.lr
+
+
 def test_random_weights_train_their_normalisation():
     model = build_model("detr_lite0", 2)
     assert isinstance(model.backbone[0].body.stem.norm, nn.BatchNorm2d)
