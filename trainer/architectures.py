@@ -59,7 +59,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         feedforward=512,
         dropout=0.0,
         pre_norm=True,
-        num_queries=60,
         anchored=True,
         frozen_norm=False,
     ),

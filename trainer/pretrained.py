@@ -118,8 +118,9 @@ def _check(own: dict[str, Tensor], weights: Any, source: str, name: str) -> None
 def _names_in(content: dict[str, Any], weights: dict[str, Tensor]) -> list[str | None] | None:
     """The class of each row of a file's class head but the last, None for an unused row; None if it is unknown."""
     rows = len(weights["class_embed.weight"])
-    if "class_names" in content:
-        return list(content["class_names"])
+    names = content.get("class_names")
+    if isinstance(names, list) and len(names) == rows - 1:
+        return names
     # The authors number COCO's classes by their ids, which have gaps.
     return [COCO_NAMES.get(row) for row in range(rows - 1)] if rows == _COCO_ROWS else None
 

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.backbone import FrozenBatchNorm2d
+from trainer.config import TrainConfig
+from trainer.detector import load
 from trainer.detr import build_model
 from trainer.efficientnet import PACKAGE, LiteBackbone, imagenet_weights
 from trainer.errors import TrainerError
+from trainer.training import train
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -125,6 +129,15 @@ def test_the_light_model_starts_from_imagenet(published: dict[str, Tensor]):
     assert isinstance(body.stem.norm, FrozenBatchNorm2d)
 
 
+def test_a_backbone_that_knows_imagenet_learns_slower_than_the_rest_and_a_random_one_as_fast():
+    paths = {"dataset_dir": "data", "output_dir": "out", "model": "detr_lite0"}
+    config = TrainConfig.create(**paths)
+    assert config.pretrained == "imagenet"
+    assert 0 < config.lr_backbone < config.lr
+    random = TrainConfig.create({"pretrained": "none"}, **paths)
+    assert random.lr_backbone == random.lr
+
+
 def test_random_weights_train_their_normalisation():
     model = build_model("detr_lite0", 2)
     assert isinstance(model.backbone[0].body.stem.norm, nn.BatchNorm2d)
@@ -151,3 +164,21 @@ def test_a_damaged_file_of_weights_is_named(tmp_path: Path, monkeypatch):
         imagenet_weights()
     assert "--force-reinstall damaged-weights" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_light_model_trains_and_is_read_back(dataset_dir: Path, tmp_path: Path):
+    config = TrainConfig.create(
+        dataset_dir=dataset_dir,
+        output_dir=tmp_path / "output",
+        model="detr_lite0",
+        hyperparameters={"pretrained": None},
+        epochs=1,
+        image_size=64,
+        max_size=64,
+        device="cpu",
+    )
+    result = train(config)
+    detector = load(result.best_checkpoint, device="cpu")
+    assert isinstance(detector.model.backbone[0].body.stem.norm, nn.BatchNorm2d)
+    (found,) = detector.predict([Image.new("RGB", (64, 48))])
+    assert found["boxes"].shape == (config.num_queries, 4)
