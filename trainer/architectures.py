@@ -21,13 +21,15 @@ class Architecture:
     dilated: bool = False
     """Dilation in place of stride in the last stage ("DC5")."""
     hidden_dim: int = 256
-    heads: int = 8
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    feedforward: int = 2048
+    nheads: int = 8
+    enc_layers: int = 6
+    dec_layers: int = 6
+    dim_feedforward: int = 2048
     dropout: float = 0.1
     pre_norm: bool = False
     """Normalise before each sub-layer (trains from random weights without a long warm-up) or after it."""
+    position_embedding: str = "sine"
+    """Of the feature cells: "sine", or "learned" for up to 50 of them a side."""
     num_queries: int = 100
     anchored: bool = False
     """Give every object query a box to predict from, which takes a small model far fewer steps to learn."""
@@ -42,9 +44,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         backbone="resnet18",
         last_layer="layer2",
         hidden_dim=128,
-        encoder_layers=2,
-        decoder_layers=3,
-        feedforward=256,
+        enc_layers=2,
+        dec_layers=3,
+        dim_feedforward=256,
         dropout=0.0,
         pre_norm=True,
         num_queries=20,
@@ -54,9 +56,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         backbone="efficientnet_lite0",
         last_layer="stage5",
         hidden_dim=128,
-        encoder_layers=2,
-        decoder_layers=3,
-        feedforward=512,
+        enc_layers=2,
+        dec_layers=3,
+        dim_feedforward=512,
         dropout=0.0,
         pre_norm=True,
         anchored=True,

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet
 
-from trainer.position import SinePositionEncoding
-
 _EPS = 1e-5
 _STEM = ("conv1", "bn1", "layer1")
 
@@ -123,8 +121,8 @@ class Body(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps `[B, 3, H, W]` to `[B, C, h, w]`."""
-        _, _, *rest = self
-        x = convolve(images, self.conv1, self.bn1)
+        convolution, norm, *rest = self
+        x = convolve(images, cast(nn.Conv2d, convolution), norm)
         for stage in rest:
             x = stage(x)
         return x
@@ -171,7 +169,7 @@ class Backbone(nn.Module):
 class BackboneWithPosition(nn.Sequential):
     """The backbone as child "0" and the position encoding as child "1", which fixes the names of weights."""
 
-    def __init__(self, backbone: Backbone, position: SinePositionEncoding) -> None:
+    def __init__(self, backbone: Backbone, position: nn.Module) -> None:
         super().__init__(backbone, position)
         self.num_channels = backbone.num_channels
 

@@ -97,6 +97,7 @@ def load(path: str | Path, device: str = "auto") -> Detector:
         num_queries=recipe["num_queries"],
         dropout=recipe["dropout"],
         frozen_norm=recipe["frozen_norm"],
+        sizes=recipe["sizes"],
     )
     model.load_state_dict(content["model"])
     where = pick_device(device)

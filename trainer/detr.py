@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -15,7 +16,7 @@ from trainer.backbone import Backbone, BackboneWithPosition
 from trainer.boxes import cxcywh_to_xyxy
 from trainer.efficientnet import LiteBackbone
 from trainer.errors import TrainerError
-from trainer.position import SinePositionEncoding
+from trainer.position import SinePositionEncoding, position_encoding
 from trainer.pretrained import load_pretrained, norm_of
 from trainer.transformer import DecoderLayer, Transformer
 
@@ -48,10 +49,10 @@ class DETR(nn.Module):
         super().__init__()
         self.transformer = Transformer(
             design.hidden_dim,
-            design.heads,
-            design.encoder_layers,
-            design.decoder_layers,
-            design.feedforward,
+            design.nheads,
+            design.enc_layers,
+            design.dec_layers,
+            design.dim_feedforward,
             design.dropout,
             design.pre_norm,
         )
@@ -61,10 +62,10 @@ class DETR(nn.Module):
         self.query_embed = nn.Embedding(design.num_queries, design.hidden_dim)
         self.query_anchor: nn.Embedding | None = None
         self.input_proj = nn.Conv2d(backbone.num_channels, design.hidden_dim, kernel_size=1)
-        encoding = SinePositionEncoding(design.hidden_dim)
+        encoding = position_encoding(design.position_embedding, design.hidden_dim)
         self.backbone = BackboneWithPosition(backbone, encoding)  # type: ignore[arg-type]
         if design.anchored:
-            self._give_queries_places(encoding)
+            self._give_queries_places(SinePositionEncoding(design.hidden_dim))
         self.aux_loss = aux_loss
         self.recipe: dict[str, Any] = {}
 
@@ -127,6 +128,7 @@ def build_model(
     dropout: float | None = None,
     aux_loss: bool = False,
     frozen_norm: bool | None = None,
+    sizes: Mapping[str, Any] | None = None,
 ) -> DETR:
     """Builds one of the named models.
 
@@ -146,29 +148,32 @@ def build_model(
             the weights were made: fixed for "coco", "imagenet" and the authors' files, as the checkpoint
             says for ours, and the model's own habit without weights, which for the paper's models is fixed.
             To train one of those from random weights, pass False.
+        sizes: other sizes than the model's own, under the names of `trainer.config.SIZES`; None is the model's.
 
     Raises:
-        TrainerError: the name is unknown, the weights cannot be had or do not fit, or there are not
-            `num_classes` class names.
+        TrainerError: the name is unknown, the sizes contradict each other, the weights cannot be had or do not
+            fit, or there are not `num_classes` class names.
     """
     if class_names is not None and len(class_names) != num_classes:
         raise TrainerError(f"{len(class_names)} class names were given for {num_classes} classes")
     design = architecture(name)
     if frozen_norm is None:
         frozen_norm = norm_of(pretrained, default=design.frozen_norm)
-    changes: dict[str, Any] = {"frozen_norm": frozen_norm}
-    if num_queries is not None:
-        changes["num_queries"] = num_queries
-    if dropout is not None:
-        changes["dropout"] = dropout
-    design = Architecture(**{**vars(design), **changes})
-    model = DETR(design, num_classes, aux_loss)
+    other_sizes = {field: value for field, value in (sizes or {}).items() if value is not None}
+    changes = {"num_queries": num_queries, "dropout": dropout, **other_sizes}
+    given = {field: value for field, value in changes.items() if value is not None}
+    design = replace(design, frozen_norm=frozen_norm, **given)
+    try:
+        model = DETR(design, num_classes, aux_loss)
+    except ValueError as error:
+        raise TrainerError(f"{name}: {error}") from None
     model.recipe = {
         "name": name,
         "num_classes": num_classes,
         "num_queries": design.num_queries,
         "dropout": design.dropout,
         "frozen_norm": design.frozen_norm,
+        "sizes": other_sizes,
     }
     if pretrained is not None:
         load_pretrained(model, pretrained, name, design, class_names)

@@ -159,3 +159,18 @@ def test_post_process_gives_pixels_and_never_no_object():
     probabilities = logits.softmax(-1)
     assert found["scores"].tolist() == [probabilities[0, 0, 0].item(), probabilities[0, 1, 1].item()]
     assert torch.allclose(found["boxes"], torch.tensor([[50.0, 37.5, 150.0, 62.5], [40.0, 40.0, 60.0, 60.0]]))
+
+
+def test_sizes_other_than_the_model_s_own():
+    sizes = {"hidden_dim": 64, "nheads": 4, "enc_layers": 1, "dec_layers": 2, "dim_feedforward": 96, "pre_norm": False}
+    model = build_model("detr_tiny", 2, aux_loss=True, sizes={**sizes, "position_embedding": "learned"})
+    assert len(model.transformer.encoder.layers) == 1
+    assert model.transformer.encoder.layers[0].linear1.weight.shape == (96, 64)
+    assert "backbone.1.row_embed.weight" in model.state_dict()
+    outputs = model(torch.randn(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
+    assert len(outputs["aux_outputs"]) == 1
+
+
+def test_sizes_that_contradict_each_other_are_refused_in_a_line():
+    with pytest.raises(TrainerError, match=r"^detr_tiny: 3 heads cannot share a width of 128"):
+        build_model("detr_tiny", 2, sizes={"nheads": 3})

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from trainer.position import SinePositionEncoding
+from trainer.errors import TrainerError
+from trainer.position import LearnedPositionEncoding, SinePositionEncoding
 
 
 def test_values_follow_the_formula():
@@ -35,3 +36,22 @@ def test_nothing_to_learn_or_save():
     assert not encode.state_dict()
     with pytest.raises(ValueError, match="multiple of 4"):
         SinePositionEncoding(30)
+
+
+def test_a_learned_code_is_the_column_s_and_the_row_s():
+    encode = LearnedPositionEncoding(8)
+    code = encode(torch.zeros(2, 3, 5, dtype=torch.bool))
+    assert code.shape == (2, 8, 3, 5)
+    for row, column in ((0, 0), (2, 1), (1, 4)):
+        expected = torch.cat([encode.col_embed.weight[column], encode.row_embed.weight[row]])
+        assert torch.equal(code[1, :, row, column], expected)
+    # The names and shapes of the authors' class.
+    assert {name: tuple(value.shape) for name, value in encode.state_dict().items()} == {
+        "row_embed.weight": (50, 4),
+        "col_embed.weight": (50, 4),
+    }
+
+
+def test_more_cells_than_were_learned_are_refused():
+    with pytest.raises(TrainerError, match=r"ends at 50 cells a side, and an image has 51; set it to sine"):
+        LearnedPositionEncoding(8)(torch.zeros(1, 3, 51, dtype=torch.bool))
