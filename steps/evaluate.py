@@ -23,7 +23,7 @@ def evaluate_model(
     dataset_dir: DatasetDir,
     output_dir: OutputDir,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint to evaluate. Empty: the run's best.")] = "",
-    batch_size: BatchSize = 0,
+    batch_size: BatchSize = None,
     metrics_file: Annotated[
         str,
         typer.Option(help="Also write AP and AP50 to this file in the form that Onepanel reads. Empty: no."),
@@ -51,7 +51,7 @@ def evaluate_model(
     from trainer.evaluation import evaluate
 
     try:
-        result = evaluate(dataset_dir, weights, batch_size=batch_size or None)
+        result = evaluate(dataset_dir, weights, batch_size=batch_size)
     except TrainerError as error:
         raise StepError(str(error)) from None
     metrics: dict[str, Any] = {

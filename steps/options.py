@@ -24,15 +24,23 @@ Region = Annotated[str, typer.Option(help="Region of the bucket. Empty: Onepanel
 Model = Annotated[str, typer.Option(help=f"Architecture: {', '.join(MODELS)}.")]
 
 
-def _batch_size(value: str | int) -> int:
-    if value in ("auto", 0):  # The number is the default; on a command line it is text, and none of an image.
-        return 0
+def _number_or_auto(value: str | int) -> int | None:
+    if value == "auto":
+        return None
     if not str(value).isascii() or not str(value).isdigit() or not int(value):
-        raise ValueError(f"it is '{value}': give a number of images from 1, or 'auto'")
+        raise ValueError(f"it is '{value}': give a whole number from 1, or 'auto'")
     return int(value)
 
 
 BatchSize = Annotated[
-    int,
-    typer.Option(parser=_batch_size, metavar="N|auto", help="Images a step; auto (0 in Python): the model's own."),
+    int | None,
+    typer.Option(parser=_number_or_auto, metavar="N|auto", help="Images a step; auto: what the model and GPU ask for."),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        parser=_number_or_auto,
+        metavar="N|auto",
+        help="Times that every training image is seen; auto: by the number of images.",
+    ),
 ]

@@ -9,7 +9,7 @@ import yaml
 
 from steps.errors import StepError
 from steps.fetch import STATE_DIR
-from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Model, Namespace, OutputDir, Region, Seed
+from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Epochs, Model, Namespace, OutputDir, Region, Seed
 from steps.storage import StorageConfig, has_scheme, open_storage
 
 log = logging.getLogger(__name__)
@@ -19,8 +19,8 @@ def train_model(
     dataset_dir: DatasetDir,
     output_dir: OutputDir,
     model: Model = "detr_resnet50",
-    epochs: Annotated[int, typer.Option(min=1, help="Times that every training image is seen.")] = 50,
-    batch_size: BatchSize = 0,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
     hyperparameters: Annotated[
         str, typer.Option(help="More settings as YAML, one 'name: value' a line, such as 'lr: 0.0002'.")
     ] = "",
@@ -51,8 +51,9 @@ def train_model(
 
     dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
     overrides = _parse_hyperparameters(hyperparameters)
-    if not isinstance(epochs, int) or epochs < 1:
-        raise StepError(f"--epochs is {epochs!r}: give a whole number from 1")
+    for name, count in (("--epochs", epochs), ("--batch-size", batch_size)):
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise StepError(f"{name} is {count!r}: give a whole number from 1, or None for 'auto'")
     try:
         config = TrainConfig.create(
             overrides,
@@ -60,7 +61,7 @@ def train_model(
             output_dir=output_dir,
             model=model,
             epochs=epochs,
-            batch_size=batch_size or None,
+            batch_size=batch_size,
             seed=seed,
         )
     except TrainerError as error:

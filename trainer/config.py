@@ -11,15 +11,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from trainer.errors import TrainerError
 
+Recipe = Literal["auto", "paper"]
+Augment = Literal["none", "light", "paper", "strong"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 ModelName = Literal[
     "detr_tiny", "detr_lite0", "detr_resnet50", "detr_resnet50_dc5", "detr_resnet101", "detr_resnet101_dc5"
 ]
 MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
 
-# What a model wants instead of the field defaults below, where the user says nothing. The field defaults
-# are the paper's (section 4 and appendix A.4). The tiny model starts from random weights, so its backbone
-# learns as fast as its transformer, and it sees small images in large batches. The light one is for some
-# hundred photographs and a CPU: a backbone that knows ImageNet, at a size that keeps a step below a second.
+# What a model wants instead of the field defaults below, where neither the user nor the recipe says anything.
+# The field defaults are the paper's (section 4 and appendix A.4). The tiny model starts from random weights, so
+# its backbone learns as fast as its transformer, and it sees small images in large batches. The light one is
+# for some hundred photographs and a CPU: a backbone that knows ImageNet, at a size that keeps a step below a second.
 MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "detr_tiny": {
         "pretrained": None,
@@ -32,9 +35,7 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
         "dropout": 0.0,
         "image_size": 64,
         "max_size": 128,
-        "workers": 0,
-        "eval_every": 4,
-        "checkpoint_every": 2,
+        "augment": "light",
     },
     "detr_lite0": {
         "pretrained": "imagenet",
@@ -47,48 +48,78 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
         "dropout": 0.0,
         "image_size": 256,
         "max_size": 448,
-        "workers": 0,
-        "eval_every": 5,
     },
 }
+
+
+def _of_model(name: str, paper: Any, **constraints: Any) -> Any:
+    """A field whose default is the model's own, or else the paper's."""
+    return Field(default_factory=lambda data: MODEL_DEFAULTS.get(data.get("model"), {}).get(name, paper), **constraints)
+
+
+def _backbone_rate(data: dict[str, Any]) -> float:
+    """A backbone without pretrained weights has everything to learn, like the rest of the model."""
+    if data.get("pretrained", "coco") is None:
+        return float(data.get("lr", 1e-4))
+    return float(MODEL_DEFAULTS.get(data.get("model", ""), {}).get("lr_backbone", 1e-5))
 
 
 class TrainConfig(BaseModel):
     """One training run of a DETR.
 
-    A field left out (or given as null) takes the model's own default: for the R50 and R101 models those of
-    the paper (AdamW, lr 1e-4 and 1e-5 for the backbone, weight decay 1e-4, 300 epochs with a tenfold drop
-    at two thirds, clip 0.1; section 4 and appendix A.4 of arXiv 2005.12872), starting from the weights that
-    the authors trained on COCO; for `detr_tiny` those in `MODEL_DEFAULTS`.
+    A field left out (or given as null) is for the recipe to choose by the size of the dataset (`trainer.recipe`);
+    what the recipe has no opinion on, and with `recipe: paper` everything, takes the model's own default: for
+    the R50 and R101 models those of the paper (AdamW, lr 1e-4 and 1e-5 for the backbone, weight decay 1e-4, 300
+    epochs with a tenfold drop at two thirds, clip 0.1; section 4 and appendix A.4 of arXiv 2005.12872), starting
+    from the weights that the authors trained on COCO; for the small models those in `MODEL_DEFAULTS`.
+    `model_fields_set` tells what was given.
 
     Raises:
         pydantic.ValidationError: a field is unknown or out of range. `TrainConfig.create` turns that into
             a one-line `TrainerError`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     dataset_dir: Path = Field(description="holds annotations/instances_train.json and instances_val.json")
     output_dir: Path = Field(description="receives checkpoints/, log.jsonl, train.json and tensorboard/")
     images_root: Path | None = Field(None, description="where relative file_name entries start; default dataset_dir")
 
     model: ModelName = "detr_resnet50"
-    pretrained: str | None = Field("coco", description="coco, imagenet, none, or the path of a checkpoint")
-    num_queries: int = Field(100, ge=1, description="the most objects one image can be given")
-    dropout: float = Field(0.1, ge=0, lt=1)
+    recipe: Recipe = Field("auto", description="auto: what is not given follows the size of the dataset")
+    pretrained: str | None = _of_model("pretrained", "coco", description="coco, imagenet, none, or a checkpoint's path")
+    num_queries: int = _of_model("num_queries", 100, ge=1, description="the most objects one image can be given")
+    dropout: float = _of_model("dropout", 0.1, ge=0, lt=1)
     aux_loss: bool = Field(True, description="a loss on every decoder layer, not only on the last")
 
-    epochs: int = Field(300, ge=1)
-    batch_size: int = Field(2, ge=1)
-    lr: float = Field(1e-4, gt=0)
-    lr_backbone: float = Field(1e-5, ge=0, description="0 freezes the backbone")
+    # The transformer's sizes; null is the model's own (`trainer.architectures`). Other than those, weights of the
+    # authors do not fit.
+    hidden_dim: int | None = Field(None, ge=8, description="width of the transformer")
+    nheads: int | None = Field(None, ge=1, description="attention heads; divides hidden_dim")
+    enc_layers: int | None = Field(None, ge=0)
+    dec_layers: int | None = Field(None, ge=1)
+    dim_feedforward: int | None = Field(None, ge=1)
+    pre_norm: bool | None = Field(None, description="normalise before each sub-layer rather than after it")
+    position_embedding: Literal["sine", "learned"] | None = Field(None, description="of the feature cells")
+
+    epochs: int = _of_model("epochs", 300, ge=1)
+    batch_size: int = _of_model("batch_size", 2, ge=1, description="images a step and process")
+    accumulate: int = Field(1, ge=1, description="parts in which a batch is computed: memory of one, result of all")
+    lr: float = _of_model("lr", 1e-4, gt=0)
+    lr_backbone: float = Field(default_factory=_backbone_rate, ge=0, description="0 freezes the backbone")
     weight_decay: float = Field(1e-4, ge=0)
-    warmup_steps: int = Field(0, ge=0, description="optimizer steps over which both rates rise from 0")
+    warmup_steps: int = _of_model("warmup_steps", 0, ge=0, description="steps over which both rates rise from 0")
     lr_drop: int | None = Field(
         None, ge=1, description="epoch after which both rates fall tenfold; default lr_drop_at of epochs"
     )
-    lr_drop_at: float = Field(2 / 3, gt=0, le=1, description="share of the epochs before the drop")
+    lr_drop_at: float = _of_model("lr_drop_at", 2 / 3, gt=0, le=1, description="share of the epochs before the drop")
     clip_max_norm: float = Field(0.1, ge=0, description="gradient norm to clip at; 0 never clips")
+    ema_decay: float = Field(
+        0, ge=0, lt=1, description="a step's share that the averaged weights keep of themselves; 0 averages nothing"
+    )
+    patience: int = Field(
+        0, ge=0, description="validations without progress until the rates fall early, and then until the end; 0: never"
+    )
 
     ce_loss_coef: float = Field(1, ge=0)
     bbox_loss_coef: float = Field(5, ge=0)
@@ -98,29 +129,37 @@ class TrainConfig(BaseModel):
     set_cost_bbox: float = Field(5, ge=0)
     set_cost_giou: float = Field(2, ge=0)
 
-    image_size: int = Field(800, ge=32, description="px of the shorter side when predicting")
-    max_size: int = Field(1333, ge=32, description="px that the longer side never exceeds")
-    augment: bool = Field(True, description="flip, scale and crop the training images")
+    image_size: int = _of_model("image_size", 800, ge=32, description="px of the shorter side when predicting")
+    max_size: int = _of_model("max_size", 1333, ge=32, description="px that the longer side never exceeds")
+    augment: Augment = _of_model("augment", "paper", description="how much the training images are varied")
 
     seed: int = Field(0, ge=0, lt=2**32)
-    workers: int = Field(2, ge=0, description="processes that load images; 0 loads in this one")
+    workers: int | Literal["auto"] = Field("auto", description="processes that load images; 0 loads in this one")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    precision: Precision = Field("auto", description="arithmetic of the network; auto: bf16 or fp16 on a GPU")
     eval_every: int = Field(1, ge=1, description="epochs between validations; the last epoch always is")
     checkpoint_every: int = Field(1, ge=1, description="epochs between writes of last.pth")
     log_seconds: float = Field(10, gt=0, description="seconds between progress lines")
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_model_defaults(cls, given: Any) -> Any:
+    def _leave_out_nulls(cls, given: Any) -> Any:
+        # A null in YAML means "not given", except where it says "no pretrained weights".
         if not isinstance(given, Mapping):
             return given
-        # A null in YAML means "not given", except where it says "no pretrained weights".
-        chosen = {key: value for key, value in given.items() if value is not None or key == "pretrained"}
-        filled = {**MODEL_DEFAULTS.get(str(chosen.get("model")), {}), **chosen}
-        # A backbone without pretrained weights has everything to learn, like the rest of the model.
-        if "lr_backbone" not in chosen and _is_none(filled.get("pretrained", "coco")):
-            filled["lr_backbone"] = filled.get("lr", cls.model_fields["lr"].default)
-        return filled
+        return {key: value for key, value in given.items() if value is not None or key == "pretrained"}
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _augment_as_yes_or_no(cls, value: Any) -> Any:
+        return {True: "paper", False: "none"}[value] if isinstance(value, bool) else value
+
+    @field_validator("workers", mode="after")
+    @classmethod
+    def _workers_not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("it can be auto or a number from 0")
+        return value
 
     @field_validator("pretrained", mode="before")
     @classmethod
@@ -135,6 +174,8 @@ class TrainConfig(BaseModel):
             raise ValueError(f"max_size {self.max_size} is below image_size {self.image_size}")
         if self.set_cost_class == self.set_cost_bbox == self.set_cost_giou == 0:
             raise ValueError("set_cost_class, set_cost_bbox and set_cost_giou cannot all be 0")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate {self.accumulate} is above batch_size {self.batch_size}")
         return self
 
     @property
@@ -171,6 +212,8 @@ def _is_none(pretrained: Any) -> bool:
     return pretrained is None or str(pretrained).strip().lower() in ("", "none", "null", "false")
 
 
+SIZES = ("hidden_dim", "nheads", "enc_layers", "dec_layers", "dim_feedforward", "pre_norm", "position_embedding")
+"""Fields that change the architecture behind a model's name."""
 _PATH_FIELDS = ("dataset_dir", "output_dir", "images_root")
 
 
@@ -189,7 +232,7 @@ def parse(given: Mapping[str, Any]) -> TrainConfig:
 def _in_one_line(error: ValidationError) -> str:
     """The first complaint, with the field's name, the value and the reason."""
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
+    field = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         return _unknown("field", field)
     if first["type"] == "missing":

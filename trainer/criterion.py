@@ -15,6 +15,15 @@ from trainer.matcher import HungarianMatcher, Match
 LOSSES = ("loss_ce", "loss_bbox", "loss_giou")
 
 
+class Normalizers(NamedTuple):
+    """Of a batch, over all processes and divided by their number."""
+
+    objects: float
+    """Number of objects, at least 1."""
+    class_weight: float
+    """Class weight of all queries: 1 for those that are matched, `eos_coef` for the others."""
+
+
 class SetCriterion(nn.Module):
     """Matches predictions to objects, layer by layer, and measures how far they are off."""
 
@@ -35,11 +44,37 @@ class SetCriterion(nn.Module):
         self.num_classes = num_classes
         self.matcher = matcher if matcher is not None else HungarianMatcher()
         self.weights = dict(zip(LOSSES, (ce_loss_coef, bbox_loss_coef, giou_loss_coef), strict=True))
+        self.eos_coef = eos_coef
         class_weight = torch.ones(num_classes + 1)
         class_weight[-1] = eos_coef
         self.register_buffer("class_weight", class_weight, persistent=False)
 
-    def forward(self, outputs: dict[str, Any], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def normalizers(self, targets: list[dict[str, Tensor]], queries: int, *, everywhere: bool = True) -> Normalizers:
+        """What the sums over a batch are divided by.
+
+        Computed for the whole of a batch, they make the losses of its parts add up to the loss of the batch,
+        whether the parts are computed one after the other or by several processes.
+
+        Args:
+            targets: as in `forward`.
+            queries: Q.
+            everywhere: count over all processes, and divide by their number, as their gradients are averaged.
+        """
+        sizes = [len(target["labels"]) for target in targets]
+        matched = sum(min(size, queries) for size in sizes)
+        counts = [float(sum(sizes)), matched + (queries * len(sizes) - matched) * self.eos_coef]
+        if everywhere and torch.distributed.is_available() and torch.distributed.is_initialized():
+            total = torch.tensor(counts, device=self.class_weight.device)
+            torch.distributed.all_reduce(total)
+            counts = (total / torch.distributed.get_world_size()).tolist()
+        return Normalizers(max(counts[0], 1.0), counts[1])
+
+    def forward(
+        self,
+        outputs: dict[str, Any],
+        targets: list[dict[str, Tensor]],
+        normalizers: Normalizers | None = None,
+    ) -> dict[str, Tensor]:
         """The losses, unweighted, each a scalar.
 
         Args:
@@ -47,6 +82,7 @@ class SetCriterion(nn.Module):
                 `aux_outputs`.
             targets: for each image `labels` int64 `[n]` in 0..C-1 and `boxes` `[n, 4]` (cx, cy, w, h in
                 fractions of the image).
+            normalizers: of the batch that these images are a part of; None where they are all of it.
 
         Returns:
             For the last layer `loss_ce`, `loss_bbox`, `loss_giou` and, for people to look at, `class_error`
@@ -65,11 +101,12 @@ class SetCriterion(nn.Module):
 
         layer_index = torch.arange(len(layers), device=logits.device)[:, None]
         matched_boxes = boxes[layer_index, pairs.image, pairs.query]
-        num_boxes = _count_boxes(targets, logits.device)
+        if normalizers is None:
+            normalizers = self.normalizers(targets, logits.shape[2])
         by_layer = {
-            "loss_ce": self._classification(logits, layer_index, pairs),
-            "loss_bbox": (matched_boxes - pairs.box).abs().sum((1, 2)) / num_boxes,
-            "loss_giou": _giou_loss(matched_boxes, pairs.box) / num_boxes,
+            "loss_ce": self._classification(logits, layer_index, pairs) / normalizers.class_weight,
+            "loss_bbox": (matched_boxes - pairs.box).abs().sum((1, 2)) / normalizers.objects,
+            "loss_giou": _giou_loss(matched_boxes, pairs.box) / normalizers.objects,
         }
         losses = {}
         for name, values in by_layer.items():
@@ -88,14 +125,13 @@ class SetCriterion(nn.Module):
         return torch.stack(total).sum()
 
     def _classification(self, logits: Tensor, layer_index: Tensor, pairs: _Pairs) -> Tensor:
-        """Weighted cross-entropy of every layer, `[L]`: the mean over all queries under class weights."""
+        """Weighted cross-entropy of every layer, `[L]`: the sum over all queries."""
         wanted = torch.full(logits.shape[:3], self.num_classes, dtype=torch.int64, device=logits.device)
         wanted[layer_index, pairs.image, pairs.query] = pairs.label
         per_query = functional.cross_entropy(
             logits.flatten(0, 2), wanted.flatten(), self.class_weight, reduction="none"
         )
-        weight = self.class_weight[wanted]
-        return per_query.view_as(weight).sum((1, 2)) / weight.sum((1, 2))
+        return per_query.view_as(wanted).sum((1, 2))
 
 
 class _Pairs(NamedTuple):
@@ -138,16 +174,6 @@ def _gather(matches: list[list[Match]], targets: list[dict[str, Tensor]], device
 def _giou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     """One minus generalised IoU, summed over pairs: two `[L, N, 4]` (cx, cy, w, h) to `[L]`."""
     return (1 - generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth))).sum(1)
-
-
-def _count_boxes(targets: list[dict[str, Tensor]], device: torch.device) -> Tensor | float:
-    """Objects in the batch over all processes, divided by their number, at least 1."""
-    count = float(sum(len(target["labels"]) for target in targets))
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return max(count, 1.0)
-    total = torch.tensor(count, device=device)
-    torch.distributed.all_reduce(total)
-    return (total / torch.distributed.get_world_size()).clamp(min=1)
 
 
 @torch.no_grad()

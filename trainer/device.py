@@ -10,16 +10,22 @@ import torch
 from trainer.errors import TrainerError
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """The device of a name; "auto" takes the first of CUDA, MPS and the CPU that is there.
+
+    Args:
+        name: as in `TrainConfig.device`.
+        local_rank: which of this machine's processes asks; each has a GPU of its own.
 
     Raises:
         TrainerError: the device is not on this machine.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise TrainerError(f"device '{name}' is not on this machine; set device to auto or cpu")
@@ -28,13 +34,13 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def limit_threads() -> int:
-    """Keeps torch within the CPU share of the container and returns the number of threads.
+def limit_threads(processes: int = 1) -> int:
+    """Keeps torch within this process's part of the container's CPU share and returns the number of threads.
 
     torch counts the cores of the node; in a pod that may use two of them, a thread for every core makes
     each wait for the others.
     """
-    allowed = cpu_limit()
+    allowed = max(1, cpu_limit() // processes)
     if allowed < torch.get_num_threads():
         torch.set_num_threads(allowed)
     return torch.get_num_threads()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def _open_board(folder: Path, steps_done: int) -> Any:
 class Progress:
     """A line every few seconds while an epoch runs."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, every_seconds: float) -> None:
+    def __init__(self, epochs: Callable[[], int], steps_per_epoch: int, every_seconds: float) -> None:
+        """Takes the number of epochs, which may change on the way, the steps of one and the seconds between lines."""
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
         self.every_seconds = every_seconds
@@ -87,7 +89,7 @@ class Progress:
         _log.info(
             "epoch %d/%d, step %d/%d: loss %.3f, %.3f s/step, %s left",
             epoch + 1,
-            self.epochs,
+            self.epochs(),
             step_in_epoch,
             self.steps_per_epoch,
             loss,
@@ -98,7 +100,7 @@ class Progress:
     def left(self, epoch: int, step_in_epoch: int) -> float:
         """Seconds to the end at the pace so far, validation included."""
         pace = (time.monotonic() - self._started) / max(1, self._steps)
-        return pace * ((self.epochs - epoch) * self.steps_per_epoch - step_in_epoch)
+        return pace * ((self.epochs() - epoch) * self.steps_per_epoch - step_in_epoch)
 
 
 def in_words(seconds: float) -> str:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from torch.optim import Optimizer
 
-from trainer.config import TrainConfig
 
-
-def rate_factor(config: TrainConfig, epoch: int, step: int) -> float:
+def rate_factor(epoch: int, step: int, *, warmup_steps: int, drop_epoch: int) -> float:
     """What both learning rates are multiplied with: a linear rise, then 1, then 0.1 (appendix A.4).
 
     Args:
-        config: for `warmup_steps` and the epoch of the drop.
         epoch: complete epochs, from 0.
         step: optimizer steps taken, from 0.
+        warmup_steps: over which the rates rise from 0.
+        drop_epoch: epochs at the full rate.
     """
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    return 0.1 if epoch >= config.drop_epoch else 1.0
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return 0.1 if epoch >= drop_epoch else 1.0
 
 
-def set_rates(optimizer: Optimizer, config: TrainConfig, epoch: int, step: int) -> None:
+def set_rates(optimizer: Optimizer, factor: float) -> None:
     """Sets each parameter group's rate from its `full_lr`."""
-    factor = rate_factor(config, epoch, step)
     for group in optimizer.param_groups:
         group["lr"] = group["full_lr"] * factor

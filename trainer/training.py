@@ -7,24 +7,32 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
+from trainer.checks import look_over
 from trainer.coco_eval import coco_metrics
-from trainer.config import TrainConfig
+from trainer.config import SIZES, TrainConfig
 from trainer.criterion import SetCriterion
 from trainer.data import CocoDetection, annotation_file
 from trainer.detr import DETR, build_model
 from trainer.device import limit_threads, pick_device
-from trainer.engine import predict, train_one_epoch
+from trainer.distributed import Processes
+from trainer.ema import Average
+from trainer.engine import Averages, Learner, predict, train_one_epoch
 from trainer.errors import TrainerError
 from trainer.interrupt import Interrupt
 from trainer.journal import Journal, Progress, in_words
-from trainer.loading import EpochSampler, eval_loader, train_loader
+from trainer.loading import EpochSampler, default_workers, eval_loader, train_loader
 from trainer.matcher import HungarianMatcher
+from trainer.optim import build_optimizer
+from trainer.plateau import follow, is_best
+from trainer.precision import Arithmetic, pick_arithmetic
+from trainer.recipe import Choice, Facts, settle
 from trainer.run_state import RunState, find_last
-from trainer.schedule import set_rates
+from trainer.schedule import rate_factor, set_rates
 from trainer.transforms import EvalTransform, train_transform
 
 _log = logging.getLogger("trainer")
@@ -58,29 +66,44 @@ def train(config: TrainConfig) -> TrainResult:
             stopped being finite (`last.pth` is then from before).
         SystemExit: with code 143 after SIGTERM, once `last.pth` is written.
     """
-    with Interrupt() as interrupt:
-        threads = limit_threads()
-        device = pick_device(config.device)
+    processes = Processes.from_environment()
+    device = pick_device(config.device, processes.local_rank)
+    if not processes.leads:
+        _log.setLevel(logging.ERROR)
+    with Interrupt() as interrupt, processes.connect(device):
+        threads = limit_threads(processes.on_this_machine)
+        arithmetic = pick_arithmetic(config.precision, device)
         train_set, val_set = _open_datasets(config)
+        config, choices = settle(config, _facts(train_set, processes, device))
+        train_set.transform = train_transform(config.augment, config.image_size, config.max_size)
+        warnings = look_over(
+            train_set,
+            val_set,
+            num_queries=config.num_queries,
+            image_size=config.image_size,
+            max_size=config.max_size,
+        )
         earlier = find_last(config, train_set.categories)
-        torch.manual_seed(config.seed)
-        state = _new_state(config, train_set, device, earlier)
+        torch.manual_seed(config.seed + processes.rank)
+        state = _new_state(config, train_set, device, arithmetic, processes, earlier)
         if earlier is not None:
             state.resume(earlier)
-        if state.position.epoch < config.epochs:
-            _log.info("training on %s with %d threads", device, threads)
-            _run(state, train_set, val_set, device, interrupt)
+        else:
+            _say(choices, warnings)
+        state.position.warnings = [*warnings, *(w for w in state.position.warnings if w not in warnings)]
+        if state.position.epoch < state.end_epoch:
+            _log.info("training on %s in %s with %d threads", device, arithmetic.name, threads)
+            _run(state, train_set, val_set, device, arithmetic, interrupt)
         else:
             _log.info("the run in %s has its %d epochs already", config.output_dir, state.position.epoch)
-        return _finish(state, train_set, val_set, device)
+        return _finish(state, train_set, val_set, device, arithmetic, choices)
 
 
 def _open_datasets(config: TrainConfig) -> tuple[CocoDetection, CocoDetection]:
     """The images to learn from and those to validate on, under one numbering of the classes."""
-    strength = "none" if not config.augment else "light" if config.model == "detr_tiny" else "paper"
-    augment = train_transform(strength, config.image_size, config.max_size)
+    as_they_are = EvalTransform(config.image_size, config.max_size)
     train_file = annotation_file(config.dataset_dir, "train")
-    train_set = CocoDetection(train_file, augment, images_root=config.images_root, seed=config.seed)
+    train_set = CocoDetection(train_file, as_they_are, images_root=config.images_root, seed=config.seed)
     if not train_set.categories:
         raise TrainerError(f"{train_file} names no categories; give the CVAT project its labels")
     if not len(train_set) or not train_set.num_boxes:
@@ -90,16 +113,10 @@ def _open_datasets(config: TrainConfig) -> tuple[CocoDetection, CocoDetection]:
         )
     val_set = CocoDetection(
         annotation_file(config.dataset_dir, "val"),
-        EvalTransform(config.image_size, config.max_size),
+        as_they_are,
         images_root=config.images_root,
         label_of=train_set.label_of,
     )
-    if train_set.most_boxes > config.num_queries:
-        _log.warning(
-            "an image has %d boxes but the model finds at most %d; raise num_queries",
-            train_set.most_boxes,
-            config.num_queries,
-        )
     _log.info(
         "%d images with %d boxes to train on, %d with %d to validate on, classes: %s",
         len(train_set),
@@ -111,8 +128,34 @@ def _open_datasets(config: TrainConfig) -> tuple[CocoDetection, CocoDetection]:
     return train_set, val_set
 
 
+def _facts(train_set: CocoDetection, processes: Processes, device: torch.device) -> Facts:
+    """What the recipe looks at."""
+    on_gpu = device.type == "cuda"
+    return Facts(
+        images=len(train_set),
+        most_boxes=train_set.most_boxes,
+        processes=processes.size,
+        gpu_memory=torch.cuda.get_device_properties(device).total_memory / 1e9 if on_gpu else None,
+    )
+
+
+def _say(choices: list[Choice], warnings: list[str]) -> None:
+    """What the recipe chose, and what the data makes one fear, before the first step."""
+    if choices:
+        _log.info("chosen for this dataset (hyperparameters override each; `recipe: paper` all):")
+    for choice in choices:
+        _log.info("  %s = %s: %s", choice.field, choice.value, choice.reason)
+    for warning in warnings:
+        _log.warning("WARNING: %s", warning)
+
+
 def _new_state(
-    config: TrainConfig, train_set: CocoDetection, device: torch.device, earlier: dict[str, Any] | None
+    config: TrainConfig,
+    train_set: CocoDetection,
+    device: torch.device,
+    arithmetic: Arithmetic,
+    processes: Processes,
+    earlier: dict[str, Any] | None,
 ) -> RunState:
     """Model and optimizer as they are before the first step."""
     model = build_model(
@@ -120,12 +163,24 @@ def _new_state(
         len(train_set.categories),
         # A run taken up again has its weights, and the file or address of the first ones may be gone by now.
         config.pretrained if earlier is None else None,
+        class_names=[category.name for category in train_set.categories],
         num_queries=config.num_queries,
         dropout=config.dropout,
         aux_loss=config.aux_loss,
         frozen_norm=_frozen_norm(config) if earlier is None else earlier["model_config"]["frozen_norm"],
+        sizes={name: getattr(config, name) for name in SIZES},
     ).to(device)
-    return RunState(config, train_set.categories, model, _optimizer(model, config))
+    if processes.many and device.type == "cuda":
+        model = cast(DETR, nn.SyncBatchNorm.convert_sync_batchnorm(model))
+    return RunState(
+        config,
+        train_set.categories,
+        model,
+        build_optimizer(model, config),
+        average=Average(model, config.ema_decay) if config.ema_decay else None,
+        scaler=arithmetic.scaler(),
+        processes=processes,
+    )
 
 
 def _frozen_norm(config: TrainConfig) -> bool | None:
@@ -135,27 +190,16 @@ def _frozen_norm(config: TrainConfig) -> bool | None:
     return True if config.pretrained in ("coco", "imagenet") else None
 
 
-def _optimizer(model: DETR, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW with a rate of its own for the backbone (appendix A.4)."""
-    if config.lr_backbone == 0:
-        model.backbone.requires_grad_(False)
-    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    groups = [
-        {"params": [w for name, w in named if not name.startswith("backbone.")], "full_lr": config.lr},
-        {"params": [w for name, w in named if name.startswith("backbone.")], "full_lr": config.lr_backbone},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
-
-
 def _run(
     state: RunState,
     train_set: CocoDetection,
     val_set: CocoDetection,
     device: torch.device,
+    arithmetic: Arithmetic,
     interrupt: Interrupt,
 ) -> None:
     """The epochs that are still to come."""
-    config, position = state.config, state.position
+    config, position, processes = state.config, state.position, state.processes
     criterion = SetCriterion(
         len(state.categories),
         HungarianMatcher(config.set_cost_class, config.set_cost_bbox, config.set_cost_giou),
@@ -164,57 +208,77 @@ def _run(
         giou_loss_coef=config.giou_loss_coef,
         eos_coef=config.eos_coef,
     ).to(device)
-    sampler = EpochSampler(
-        len(train_set), config.batch_size, config.seed, sizes=train_set.sizes_in, epochs=config.epochs
+    learner = Learner(
+        processes.wrap(state.model, device),
+        criterion,
+        state.optimizer,
+        device,
+        config.clip_max_norm,
+        arithmetic,
+        state.scaler,
+        processes,
+        parts=config.accumulate,
+        splits_further="batch_size" not in config.model_fields_set,
     )
-    loader = train_loader(train_set, sampler, config.workers)
-    val_loader = eval_loader(val_set, config.batch_size, config.workers)
-    journal = Journal(config.output_dir, position.epoch, position.step)
-    progress = Progress(config.epochs, len(sampler), config.log_seconds)
+    workers = config.workers
+    if workers == "auto":
+        workers = default_workers(device, processes.on_this_machine)
+    ranks = {"rank": processes.rank, "world_size": processes.size}
+    sampler = EpochSampler(
+        len(train_set), config.batch_size, config.seed, **ranks, sizes=train_set.sizes_in, epochs=state.end_epoch
+    )
+    loader = train_loader(train_set, sampler, workers)
+    val_loader = eval_loader(val_set, config.batch_size, workers, **ranks)
+    journal = Journal(config.output_dir, position.epoch, position.step) if processes.leads else None
+    progress = Progress(lambda: state.end_epoch, len(sampler), config.log_seconds)
     clock = _Clock()
 
     def before_step() -> None:
-        set_rates(state.optimizer, config, position.epoch, position.step)
+        factor = rate_factor(
+            position.epoch, position.step, warmup_steps=config.warmup_steps, drop_epoch=state.drop_epoch
+        )
+        set_rates(state.optimizer, factor)
 
-    def after_step(figures: dict[str, float], images: int) -> None:
+    def after_step(figures: dict[str, float], images: int, stop: bool) -> None:
         state.averages.add(figures, images)
         position.step += 1
         position.step_in_epoch += 1
+        if state.average is not None:
+            state.average.update(state.model, position.step)
         position.train_seconds += clock.lap(position)
         progress.step(position.epoch, position.step_in_epoch, figures["loss"])
-        leave_if_asked()
+        if stop:
+            leave()
+
+    def leave() -> None:
+        clock.lap(position)
+        state.save_last()
+        _log.info("asked to stop; %s has everything to go on", state.last_path)
+        raise SystemExit(143)
 
     def leave_if_asked() -> None:
-        if interrupt.wanted:
-            clock.lap(position)
-            state.save_last()
-            _log.info("asked to stop; %s has everything to go on", state.last_path)
-            raise SystemExit(143)
+        # Between steps the processes are apart: together they leave at the next one.
+        if interrupt.wanted and not processes.many:
+            leave()
 
     try:
-        while position.epoch < config.epochs:
+        while position.epoch < state.end_epoch:
             clock.lap(position)
             sampler.epoch, sampler.first_batch = position.epoch, position.step_in_epoch
             try:
                 train_one_epoch(
-                    state.model,
-                    criterion,
-                    state.optimizer,
-                    loader,
-                    device,
-                    clip_max_norm=config.clip_max_norm,
-                    before_step=before_step,
-                    after_step=after_step,
+                    learner, loader, before_step=before_step, after_step=after_step, wish=lambda: interrupt.wanted
                 )
             except TrainerError as error:
                 raise TrainerError(f"epoch {position.epoch + 1}, step {position.step_in_epoch + 1}: {error}") from None
             validation = None
-            if (position.epoch + 1) % config.eval_every == 0 or position.epoch + 1 == config.epochs:
-                validation = _validate(state, criterion, val_set, val_loader, device, leave_if_asked)
+            if (position.epoch + 1) % config.eval_every == 0 or position.epoch + 1 == state.end_epoch:
+                validation = _validate(state, criterion, val_set, val_loader, device, arithmetic, leave_if_asked)
             clock.lap(position)
             _end_epoch(state, journal, progress, validation)
     finally:
-        journal.close()
+        if journal is not None:
+            journal.close()
 
 
 class _Clock:
@@ -237,21 +301,37 @@ def _validate(
     val_set: CocoDetection,
     loader: Any,
     device: torch.device,
+    arithmetic: Arithmetic,
     leave_if_asked: Any,
 ) -> dict[str, float] | None:
     """Losses and COCO's twelve numbers on the validation images; None when there are none."""
     if not len(val_set):
         return None
     category_ids = [category.id for category in state.categories]
-    predictions, losses = predict(
-        state.model, loader, device, category_ids, criterion=criterion, after_batch=leave_if_asked
+    rows, losses = predict(
+        state.usable,
+        loader,
+        device,
+        category_ids,
+        criterion=criterion,
+        arithmetic=arithmetic,
+        after_batch=leave_if_asked,
     )
+    # Each process has looked at images of its own; all of them score all of the rows, and agree.
+    means, predictions = Averages(), []
+    for part, figures in state.processes.gather((rows, losses.state_dict())):
+        predictions += part
+        averages = Averages()
+        averages.load_state_dict(figures)
+        means.add(averages.means(), averages.weight)
     metrics, _ = coco_metrics(val_set.coco, predictions)
-    kept = {name: losses[name] for name in ("loss", "loss_ce", "loss_bbox", "loss_giou")}
+    kept = {name: means.means()[name] for name in ("loss", "loss_ce", "loss_bbox", "loss_giou")}
     return {**kept, **metrics}
 
 
-def _end_epoch(state: RunState, journal: Journal, progress: Progress, validation: dict[str, float] | None) -> None:
+def _end_epoch(
+    state: RunState, journal: Journal | None, progress: Progress, validation: dict[str, float] | None
+) -> None:
     """Counts the epoch, then writes checkpoints, log and a line to read."""
     config, position = state.config, state.position
     means, images, steps = state.averages.means(), int(state.averages.weight), position.step_in_epoch
@@ -262,8 +342,9 @@ def _end_epoch(state: RunState, journal: Journal, progress: Progress, validation
 
     if validation is not None:
         position.latest = validation
-    is_last = position.epoch == config.epochs
-    if (validation is not None and _is_best(position.best, validation)) or (is_last and not position.best):
+        follow(state, validation)
+    is_last = position.epoch >= state.end_epoch
+    if (validation is not None and is_best(position.best, validation)) or (is_last and not position.best):
         position.best, position.best_epoch = validation or {}, position.epoch
         state.save_best()
     row = {
@@ -277,14 +358,15 @@ def _end_epoch(state: RunState, journal: Journal, progress: Progress, validation
         "seconds_per_step": seconds / max(1, steps),
         "images": images,
     }
-    journal.epoch(row)
+    if journal is not None:
+        journal.epoch(row)
     # After the log: a kill in between repeats the epoch and its line, and loses neither.
     if is_last or position.epoch % config.checkpoint_every == 0:
         state.save_last()
     _log.info(
         "epoch %d/%d: loss %.3f%s, %.3f s/step, %s left",
         position.epoch,
-        config.epochs,
+        state.end_epoch,
         means["loss"],
         "" if validation is None else ", AP {AP:.3f}, AP50 {AP50:.3f}".format(**validation),
         row["seconds_per_step"],
@@ -292,12 +374,14 @@ def _end_epoch(state: RunState, journal: Journal, progress: Progress, validation
     )
 
 
-def _is_best(best: dict[str, float], now: dict[str, float]) -> bool:
-    """By AP, then AP50; of equals the later, which has learned longer."""
-    return not best or (now["AP"], now["AP50"]) >= (best["AP"], best["AP50"])
-
-
-def _finish(state: RunState, train_set: CocoDetection, val_set: CocoDetection, device: torch.device) -> TrainResult:
+def _finish(
+    state: RunState,
+    train_set: CocoDetection,
+    val_set: CocoDetection,
+    device: torch.device,
+    arithmetic: Arithmetic,
+    choices: list[Choice],
+) -> TrainResult:
     """Writes train.json and says how it went."""
     config, position = state.config, state.position
     summary = {
@@ -316,9 +400,14 @@ def _finish(state: RunState, train_set: CocoDetection, val_set: CocoDetection, d
         "seconds": position.seconds,
         "seconds_per_step": position.train_seconds / max(1, position.step),
         "device": str(device),
+        "precision": arithmetic.name,
+        "processes": state.processes.size,
         "config": config.model_dump(mode="json"),
+        "recipe": [choice.as_row() for choice in choices],
+        "warnings": position.warnings,
     }
-    (config.output_dir / "train.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    if state.processes.leads:
+        (config.output_dir / "train.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _log.info(
         "done: %d epochs in %s, best AP %s in epoch %d",
         position.epoch,

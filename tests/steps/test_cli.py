@@ -52,8 +52,8 @@ def test_no_step_lists_them() -> None:
         (["prepare", "--dataset-dir", ".", "--seed", "abc"], ["--seed", "integer"]),
         (["prepare", "--dataset-dir"], ["--dataset-dir", "requires an argument"]),
         (["prepare", "--dataset-dir", ".", "stray"], ["stray"]),
-        (["train", "--dataset-dir", ".", "--output-dir", ".", "--epochs", "0"], ["--epochs", "1"]),
-        (["train", "--dataset-dir", ".", "--output-dir", ".", "--epochs", "abc"], ["--epochs", "integer"]),
+        (["train", "--dataset-dir", ".", "--output-dir", ".", "--epochs", "0"], ["--epochs", "from 1"]),
+        (["train", "--dataset-dir", ".", "--output-dir", ".", "--epochs", "abc"], ["--epochs", "'abc'", "auto"]),
         (["train", "--dataset-dir", ".", "--output-dir", ".", "--batch-size", "0"], ["--batch-size", "'0'", "auto"]),
     ],
 )
@@ -123,8 +123,8 @@ class TestParse:
 
     def test_defaults_are_the_function_s(self) -> None:
         _, arguments = parse(["train", "--dataset-dir", "d", "--output-dir", "o", "--batch-size", "auto"])
-        assert arguments["batch_size"] == 0
-        assert (arguments["epochs"], arguments["model"]) == (50, "detr_resnet50")
+        assert arguments["batch_size"] is None
+        assert (arguments["epochs"], arguments["model"]) == (None, "detr_resnet50")
 
     @pytest.mark.parametrize(
         "value",
@@ -147,7 +147,7 @@ class TestParse:
     def test_mistakes(self) -> None:
         with refused("there is no step 'fetsh'", "fetch, prepare, train, evaluate, upload"):
             parse(["fetsh"])
-        with refused("--epochs", "integer"):
+        with refused("--epochs", "whole number"):
             parse(["train", "--dataset-dir", "d", "--output-dir", "o", "--epochs", "abc"])
         with refused("--annotation-path"):
             parse(["fetch"])

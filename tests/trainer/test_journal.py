@@ -45,7 +45,7 @@ def test_a_new_run_starts_a_new_log(tmp_path: Path):
 
 def test_progress_is_told_every_so_often(caplog):
     caplog.set_level(logging.INFO, logger="trainer")
-    patient, eager = Progress(3, 5, every_seconds=1e6), Progress(3, 5, every_seconds=1e-9)
+    patient, eager = Progress(lambda: 3, 5, every_seconds=1e6), Progress(lambda: 3, 5, every_seconds=1e-9)
     patient.step(0, 1, 1.0)
     assert not caplog.records
     eager.step(1, 2, 1.25)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 def change(config: TrainConfig, **fields: object) -> TrainConfig:
     """The same configuration but for some fields."""
-    return TrainConfig.create(**{**config.model_dump(), "pretrained": "none", **fields})
+    return TrainConfig.create(**{**config.model_dump(exclude_unset=True), **fields})
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -35,10 +35,11 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def start(config: TrainConfig) -> subprocess.Popen[str]:
     """Trains in a process of its own, whose log goes to a pipe."""
+    settings = config.model_dump(mode="json", exclude_unset=True)
     code = (
         "import logging, sys, trainer;"
         "logging.basicConfig(level=logging.INFO, stream=sys.stdout, format='%(message)s');"
-        f"from trainer.config import parse; trainer.train(parse({config.model_dump(mode='json')!r}))"
+        f"from trainer.config import parse; trainer.train(parse({settings!r}))"
     )
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
@@ -101,7 +102,12 @@ def test_the_summary_names_what_was_trained(finished):
     assert summary["images"] == {"train": 6, "val": 3}
     assert (summary["epochs"], summary["steps"], summary["device"]) == (3, 9, "cpu")
     assert summary["best_epoch"] in (2, 3)
-    assert summary["config"] == config.model_dump(mode="json")
+    given = config.model_dump(mode="json", exclude_unset=True)
+    assert given.items() <= summary["config"].items()
+    assert {"ema_decay", "patience"} <= {choice["field"] for choice in summary["recipe"]}
+    assert not given.keys() & {choice["field"] for choice in summary["recipe"]}
+    for choice in summary["recipe"]:
+        assert summary["config"][choice["field"]] == choice["value"]
     assert summary["parameters"] > 1e5
 
 

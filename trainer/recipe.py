@@ -1,0 +1,169 @@
+"""Settings that follow the size of the dataset, each with its reason.
+
+The paper's settings are for the 118,000 images of COCO. With a few hundred, an epoch is a few steps: what counts is
+how many steps there are, how many images stand behind each, and how often the same image is shown in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trainer.config import MODEL_DEFAULTS, TrainConfig
+
+LARGE = 20_000
+"""Images from which on the paper's settings hold as they are."""
+
+# Optimizer steps that a set of 300 images needs, by where the weights come from: measured on the small models
+# (benchmarks/README.md), and for the large ones the paper's half a million steps from ImageNet weights, less what a
+# few hundred images cannot use and what weights from COCO save.
+_STEPS = {"coco": 6_000, "imagenet": 20_000, "checkpoint": 4_000, "none": 40_000}
+_STEPS_OF_SMALL = {"coco": 1_000, "imagenet": 1_500, "checkpoint": 600, "none": 1_000}
+_SMALL_IS_ENOUGH = 20
+"""Steps of an epoch below which an epoch means little."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the recipe looks at."""
+
+    images: int
+    """To train on."""
+    most_boxes: int
+    """The most that one image has."""
+    processes: int = 1
+    gpu_memory: float | None = None
+    """GB of the GPU; None on a CPU."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting that nobody gave, and why it is what it is."""
+
+    field: str
+    value: Any
+    reason: str
+
+    def as_row(self) -> dict[str, Any]:
+        """A dict of the three."""
+        return asdict(self)
+
+
+def settle(config: TrainConfig, facts: Facts) -> tuple[TrainConfig, list[Choice]]:
+    """Chooses what was not given.
+
+    Args:
+        config: whose `model_fields_set` are left as they are.
+        facts: of the dataset and the device.
+
+    Returns:
+        The configuration to train with, and what was chosen, in the order in which it was.
+    """
+    if config.recipe == "paper":
+        return config, []
+    choices = _Choices(config, facts)
+    choices.make_room_for_boxes()
+    choices.fill_the_gpu()
+    if facts.images < LARGE:
+        choices.follow_the_size()
+    return choices.config, choices.made
+
+
+class _Choices:
+    """A configuration under way, and what was chosen so far."""
+
+    def __init__(self, config: TrainConfig, facts: Facts) -> None:
+        self.config = config
+        self.facts = facts
+        self.made: list[Choice] = []
+        self._given = config.model_fields_set
+
+    def choose(self, field: str, value: Any, reason: str) -> None:
+        """Sets a field that was not given; what changes nothing is not worth a line."""
+        if field in self._given or getattr(self.config, field) == value:
+            return
+        self.config = TrainConfig.model_construct(
+            _fields_set=self.config.model_fields_set, **{**dict(self.config), field: value}
+        )
+        self.made.append(Choice(field, value, reason))
+
+    def make_room_for_boxes(self) -> None:
+        """Queries that no image can exhaust."""
+        most, queries = self.facts.most_boxes, self.config.num_queries
+        if most > 0.7 * queries:
+            wanted = 10 * math.ceil(most * 1.5 / 10)
+            self.choose("num_queries", wanted, f"an image has {most} objects, and every object needs a query to spare")
+
+    def fill_the_gpu(self) -> None:
+        """A batch that the GPU's memory holds, without leaving an epoch with a handful of steps."""
+        small = self.config.model in MODEL_DEFAULTS
+        if self.facts.gpu_memory is None or small:
+            return
+        # fp32 activations of R50 at 800 px take some 3.5 GB an image, those of a deeper or dilated model more; half
+        # precision takes less, which leaves room for what else is on the GPU.
+        area = (self.config.image_size / 800) ** 2
+        image = 3.5 * area * (2.0 if "dc5" in self.config.model else 1.0) * (1.4 if "101" in self.config.model else 1.0)
+        fits = max(1, int((self.facts.gpu_memory - 2) / image))
+        useful = max(2, self.facts.images // (_SMALL_IS_ENOUGH * self.facts.processes))
+        size = 2 ** int(math.log2(max(1, min(fits, useful, 16))))
+        reason = f"the GPU has {self.facts.gpu_memory:.0f} GB, and an image of this size takes about {image:.1f} GB"
+        self.choose("batch_size", size, reason)
+
+    def follow_the_size(self) -> None:
+        """What few images ask for."""
+        config, facts = self.config, self.facts
+        small = config.model in MODEL_DEFAULTS
+        start = config.pretrained if config.pretrained in ("coco", "imagenet") else "checkpoint"
+        start = "none" if config.pretrained is None else start
+        an_epoch = math.ceil(facts.images / (config.batch_size * facts.processes))
+        # Twice the images hold more to learn, but not twice as much.
+        wanted = (_STEPS_OF_SMALL if small else _STEPS)[start] * math.sqrt(max(facts.images, 50) / 300)
+        source = {"checkpoint": "a checkpoint", "none": "random weights"}.get(start, f"{start} weights")
+        self.choose(
+            "epochs",
+            min(max(math.ceil(wanted / an_epoch), 12), 1000),
+            f"from {source}, {facts.images} images want about {_two_digits(wanted):.0f} steps; an epoch has {an_epoch}",
+        )
+        epochs = self.config.epochs
+        steps = epochs * an_epoch
+        if not small:
+            self._rates(config.batch_size * facts.processes)
+        self.choose(
+            "warmup_steps",
+            min(500, max(1, steps // 20)),
+            "a twentieth of the steps, so that a new class head does not upset the weights behind it",
+        )
+        self.choose("lr_drop_at", 0.8, "with few steps the full rate is worth more than the paper's long tail")
+        if facts.images < 2_000 and not small:
+            self.choose("augment", "strong", f"each of {facts.images} images is seen {epochs} times")
+        self.choose(
+            "ema_decay",
+            round(min(0.9998, 1 - 1 / max(10, steps / 50)), 5),
+            "the average over about a fiftieth of the steps validates better than any one step",
+        )
+        self.choose("eval_every", max(1, round(epochs / 40)), "some forty validations draw the curve")
+        self.choose(
+            "patience",
+            max(5, math.ceil(epochs / self.config.eval_every / 4)),
+            "validations that make a quarter of the run: what has not improved for so long will not",
+        )
+        often = max(1, min(self.config.eval_every, 100 // an_epoch))
+        self.choose("checkpoint_every", often, f"an epoch has {an_epoch} steps, little to lose")
+
+    def _rates(self, images_a_step: int) -> None:
+        """Learning rates for a batch smaller than the paper's."""
+        factor = min(1.0, math.sqrt(images_a_step / 16))
+        self.choose(
+            "lr",
+            _two_digits(self.config.lr * factor),
+            f"the paper's is for 16 images a step and more, this run has {images_a_step}; Adam's follows the root",
+        )
+        if self.config.pretrained is None:
+            self.choose("lr_backbone", self.config.lr, "a backbone of random weights has everything to learn")
+        else:
+            self.choose("lr_backbone", _two_digits(self.config.lr_backbone * factor), "as lr")
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.2g}")
