@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from steps.options import MODELS
 from steps.prepare import prepare_data
+from steps.split import SPLITS
 from steps.train import train_model
 
 # What CVAT's form draws, as Onepanel's core names it.
@@ -75,9 +76,11 @@ DUMP_FORMAT = _of_step(
     prepare_data, "dump_format", "dump-format", "CVAT dump format", visibility=PRIVATE, required=True,
 )  # fmt: skip
 MODEL = _of_step(train_model, "model", "model", "Model", type=SELECT, options=MODELS, required=True)
-EPOCHS = _of_step(train_model, "epochs", "epochs", "Epochs", type=NUMBER, required=True)
+EPOCHS = _of_step(train_model, "epochs", "epochs", "Epochs", value="auto", required=True)
 BATCH_SIZE = _of_step(train_model, "batch_size", "batch-size", "Batch size", value="auto", required=True)
 VAL_SPLIT = _of_step(prepare_data, "val_split", "val-split", "Validation split", type=NUMBER, required=True)
+SPLIT = _of_step(prepare_data, "split", "split", "Split", type=SELECT, options=SPLITS, required=True)
+EXCLUDE = _of_step(prepare_data, "exclude", "exclude", "Attributes to leave out")
 HYPERPARAMETERS = _of_step(train_model, "hyperparameters", "hyperparameters", "Hyperparameters", type=TEXTAREA)
 SEED = _of_step(prepare_data, "seed", "seed", "Seed", type=NUMBER, visibility=PRIVATE, required=True)
 SYS_NODE_POOL = Parameter(
@@ -98,6 +101,8 @@ PARAMETERS = (
     EPOCHS,
     BATCH_SIZE,
     VAL_SPLIT,
+    SPLIT,
+    EXCLUDE,
     HYPERPARAMETERS,
     SEED,
 )

@@ -15,7 +15,7 @@ from rich.table import Table
 from pipelines.errors import PipelineError
 from pipelines.local import Run, execute, plan
 from pipelines.manifest import Manifest
-from pipelines.parameters import ANNOTATION_PATH, EPOCHS, MODEL, OUTPUT_PATH
+from pipelines.parameters import ANNOTATION_PATH, MODEL, OUTPUT_PATH
 from pipelines.s3server import S3Server, s3_server
 from pipelines.sample import draw_sample
 from steps.errors import StepError
@@ -24,7 +24,7 @@ from steps.storage import BUCKET_VARIABLE, StorageConfig, open_storage
 
 BUCKET = "cvat-detr"
 # What a laptop trains in minutes; whatever is given in `--param` wins.
-LAPTOP = {MODEL.name: "detr_tiny", EPOCHS.name: "40"}
+LAPTOP = {MODEL.name: "detr_tiny"}
 
 
 def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str], runs: Path, console: Console) -> Run:

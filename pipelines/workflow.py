@@ -113,6 +113,8 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             val_split=p.VAL_SPLIT,
             seed=p.SEED,
             dump_format=p.DUMP_FORMAT,
+            split=p.SPLIT,
+            exclude=p.EXCLUDE,
         )
         train = build.gpu_box(
             "train-detr",

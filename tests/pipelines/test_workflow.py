@@ -76,7 +76,8 @@ def test_a_parameter_reaches_the_step_that_it_names() -> None:
 def test_defaults_are_those_of_the_steps() -> None:
     declared = {each.name: each.value for each in PARAMETERS}
     train = inspect.signature(STEPS["train"]).parameters
-    assert declared["epochs"] == str(train["epochs"].default)
+    assert declared["epochs"] == "auto"
+    assert train["epochs"].default is None
     assert declared["model"] == train["model"].default
     assert declared["val-split"] == str(inspect.signature(STEPS["prepare"]).parameters["val_split"].default)
 
