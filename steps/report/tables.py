@@ -134,15 +134,18 @@ def confusion_table(cells: Counter[Cell], classes: Sequence[ClassRow], names: di
     }
 
 
+_EXAMPLES = 3
+
+
 def prepared_tables(prepared: dict[str, Any]) -> list[dict[str, Any]]:
     """Every map of counts in the prepare report as a small table; maps of maps get a column a key."""
     tables = []
-    order = ("images", "boxes", "dropped", "repaired", "classes")
+    order = ("images", "boxes", "classes", "repaired", "dropped", "skipped", "lost", "noted")
     for key in [*(k for k in order if k in prepared), *sorted(k for k in prepared if k not in order)]:
         value = prepared[key]
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or not value:
             continue
-        if value and all(isinstance(row, dict) for row in value.values()):
+        if all(isinstance(row, dict) for row in value.values()):
             columns = list(dict.fromkeys(str(name) for row in value.values() for name in row))
             lines = [(str(name), [_cell(row.get(c)) for c in columns]) for name, row in value.items()]
             tables.append({"name": heading(key), "columns": [heading(c) for c in columns], "rows": lines})
@@ -154,6 +157,9 @@ def prepared_tables(prepared: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, list):
+        more = f" and {len(value) - _EXAMPLES} more" if len(value) > _EXAMPLES else ""
+        return ", ".join(shortened(str(name), 60) for name in value[:_EXAMPLES]) + more
     found = number(value)
     if found is None:
         return DASH if value is None or isinstance(value, float) else str(value)

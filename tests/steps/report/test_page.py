@@ -353,14 +353,15 @@ def test_tells_what_the_preparation_did(tmp_path: Path) -> None:
     report = {
         "images": {"train": 1234, "val": 4, "without_boxes": 1},
         "boxes": {"train": 5678},
-        "dropped": {"empty_box": 3},
+        "dropped": {"box outside its image": {"count": 3, "examples": ["a.png", "b.png", "<c>.png", "d.png"]}},
         "repaired": {},
         "note": "text is skipped",
     }
     (dataset / "prepare_report.json").write_text(json.dumps(report))
     page = page_of(dataset, output)
     assert "trained on 1,234 images with 5,678 boxes" in page.text
-    assert "Empty box" in page.text
+    assert "box outside its image 3 a.png, b.png, <c>.png and 1 more" in page.text
+    assert "Repaired" not in page.text
     assert "Without boxes" in page.text
 
 
