@@ -48,6 +48,8 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
         "dropout": 0.0,
         "image_size": 256,
         "max_size": 448,
+        # The paper's crops and scales, made for 800 px, would leave few pixels of small objects.
+        "augment": "light",
     },
 }
 
