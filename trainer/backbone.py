@@ -148,8 +148,6 @@ class Backbone(nn.Module):
                 self.body.get_submodule(stage).requires_grad_(False)
         convolutions = [m for m in self.body.get_submodule(last_layer).modules() if isinstance(m, nn.Conv2d)]
         self.num_channels = max(convolution.out_channels for convolution in convolutions)
-        # The layout that convolutions run fastest in; it shows in strides only, never in names or shapes.
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Features and the mask at their resolution.
@@ -161,6 +159,7 @@ class Backbone(nn.Module):
         Returns:
             Features `[B, num_channels, h, w]` and a bool mask `[B, h, w]`.
         """
+        # Channels last in memory, which every layer behind then keeps to: convolutions and pooling are fastest so.
         features = self.body(images.contiguous(memory_format=torch.channels_last))
         mask = functional.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])
         return features, mask[:, 0].bool()

@@ -30,7 +30,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return functional.dropout(x, self.p)
-        return x * _factors(x, round(self.p * _STEPS))
+        return x * _factors(x, min(round(self.p * _STEPS), _STEPS - 1))
 
     def extra_repr(self) -> str:
         """The probability, for people to read."""

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import copy
+import warnings
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from trainer.detr import build_model, post_process
+from trainer.criterion import SetCriterion
+from trainer.detr import DETR, build_model, post_process
 from trainer.errors import TrainerError
 
 
@@ -174,3 +178,87 @@ def test_sizes_other_than_the_model_s_own():
 def test_sizes_that_contradict_each_other_are_refused_in_a_line():
     with pytest.raises(TrainerError, match=r"^detr_tiny: 3 heads cannot share a width of 128"):
         build_model("detr_tiny", 2, sizes={"nheads": 3})
+
+
+def padded_batch(device: str = "cpu") -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
+    """Two images, the second padded, with three objects and none."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 96, 128, generator=generator)
+    mask = torch.zeros(2, 96, 128, dtype=torch.bool)
+    mask[1, 50:], mask[1, :, 70:] = True, True
+    images[1, :, mask[1]] = 0
+    boxes = 0.2 + 0.4 * torch.rand(3, 4, generator=generator)
+    targets = [
+        {"labels": torch.tensor([0, 2, 1]), "boxes": boxes},
+        {"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)},
+    ]
+    moved = [{name: value.to(device) for name, value in target.items()} for target in targets]
+    return images.to(device), mask.to(device), moved
+
+
+def trained_losses(model: DETR, dtype: torch.dtype | None = None, device: str = "cpu") -> dict[str, Tensor]:
+    """The losses of a step of training, whose gradients are left on the model."""
+    torch.manual_seed(1)
+    images, mask, targets = padded_batch(device)
+    criterion = SetCriterion(3).to(device)
+    with torch.autocast(device, dtype, enabled=dtype is not None):
+        losses = criterion(model.train()(images, mask), targets)
+        total = criterion.weighted(losses)
+    total.backward()
+    return losses
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_in_half_precision_are_float32_and_close(dtype):
+    torch.manual_seed(0)
+    model = build_model("detr_tiny", num_classes=3, num_queries=8, aux_loss=True)
+    half = copy.deepcopy(model)
+    wanted, found = trained_losses(model), trained_losses(half, dtype)
+    for name, loss in wanted.items():
+        assert found[name].dtype == torch.float32
+        if name.startswith("loss"):
+            assert found[name].item() == pytest.approx(loss.item(), rel=0.05), name
+    for (name, full), reduced in zip(model.named_parameters(), half.parameters(), strict=True):
+        assert torch.isfinite(reduced.grad).all(), name
+        assert reduced.grad.dtype == full.dtype
+
+
+def test_predictions_are_float32_in_half_precision():
+    model = build_model("detr_tiny", num_classes=3).eval()
+    images, mask, _ = padded_batch()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        outputs = model(images, mask)
+    assert outputs["pred_boxes"].dtype == outputs["pred_logits"].dtype == torch.float32
+
+
+def test_a_step_repeats_to_the_bit():
+    torch.manual_seed(0)
+    model = build_model("detr_tiny", num_classes=3, dropout=0.1, aux_loss=True)
+    twin = copy.deepcopy(model)
+    first, second = trained_losses(model), trained_losses(twin)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_a_step_waits_for_the_gpu_once(dtype):
+    torch.manual_seed(0)
+    model = build_model("detr_tiny", num_classes=3, num_queries=8, dropout=0.1, aux_loss=True)
+    wanted = trained_losses(copy.deepcopy(model).eval())["loss_ce"].item()
+    model.cuda()
+    assert trained_losses(model, dtype, "cuda")["loss_ce"].item() == pytest.approx(wanted, rel=0.2)
+    images, mask, targets = padded_batch("cuda")
+    criterion = SetCriterion(3).cuda()
+    with warnings.catch_warnings(record=True) as waits:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with torch.autocast("cuda", dtype, enabled=dtype is not None):
+                losses = criterion(model(images, mask), targets)
+            criterion.weighted(losses).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len([wait for wait in waits if "synchroniz" in str(wait.message)]) == 1
