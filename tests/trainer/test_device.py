@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.device import _cgroup_cpus, limit_threads, pick_device
+from trainer.device import _cgroup_cpus, cpu_limit, limit_threads, pick_device
 from trainer.errors import TrainerError
 
 
@@ -37,3 +37,10 @@ def test_threads_are_never_raised():
     before = torch.get_num_threads()
     assert 1 <= limit_threads() <= before
     torch.set_num_threads(before)
+
+
+def test_a_container_may_use_less_than_the_machine_has(monkeypatch: pytest.MonkeyPatch):
+    cores = cpu_limit()
+    for quota, wanted in [(None, cores), (0.3, 1), (1.0, 1), (cores + 5.0, cores)]:
+        monkeypatch.setattr("trainer.device._cgroup_cpus", lambda quota=quota: quota)
+        assert cpu_limit() == wanted
