@@ -64,8 +64,8 @@ def main() -> None:
         report = prepare_data(dataset)
         name = options.dump.stem if options.dump else "the drawn sample"
         images = report["images"]
-        print(f"{name}: {images['train']} images to train on, {images['val']} to validate on; {options.model},", end=" ")
-        print(f"{options.epochs} epochs, seed {options.seed}, {_device()}\n")
+        print(f"{name}: {images['train']} images to train on, {images['val']} to validate on;", end=" ")
+        print(f"{options.model}, {options.epochs} epochs, seed {options.seed}, {_device()}\n")
         print("| | AP50 after a quarter | half | all | AP after all | images seen | minutes |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
         for row, changes in WITHOUT.items():
