@@ -1,11 +1,9 @@
-"""What a training tells: log.jsonl for programs, TensorBoard for curves, plain lines for people."""
+"""What a training writes down: log.jsonl for programs, TensorBoard for curves."""
 
 from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,49 +63,3 @@ def _open_board(folder: Path, steps_done: int) -> Any:
         _log.info("tensorboard is not installed; log.jsonl has the curves")
         return None
     return SummaryWriter(str(folder), purge_step=steps_done + 1 if steps_done else None)
-
-
-class Progress:
-    """A line every few seconds while an epoch runs."""
-
-    def __init__(self, epochs: Callable[[], int], steps_per_epoch: int, every_seconds: float) -> None:
-        """Takes the number of epochs, which may change on the way, the steps of one and the seconds between lines."""
-        self.epochs = epochs
-        self.steps_per_epoch = steps_per_epoch
-        self.every_seconds = every_seconds
-        self._started = self._spoke = time.monotonic()
-        self._steps = self._steps_then = 0
-
-    def step(self, epoch: int, step_in_epoch: int, loss: float) -> None:
-        """Counts a step, and says where training is when it is time to; `epoch` is complete epochs."""
-        self._steps += 1
-        now = time.monotonic()
-        if now - self._spoke < self.every_seconds:
-            return
-        pace = (now - self._spoke) / (self._steps - self._steps_then)
-        self._spoke, self._steps_then = now, self._steps
-        _log.info(
-            "epoch %d/%d, step %d/%d: loss %.3f, %.3f s/step, %s left",
-            epoch + 1,
-            self.epochs(),
-            step_in_epoch,
-            self.steps_per_epoch,
-            loss,
-            pace,
-            in_words(self.left(epoch, step_in_epoch)),
-        )
-
-    def left(self, epoch: int, step_in_epoch: int) -> float:
-        """Seconds to the end at the pace so far, validation included."""
-        pace = (time.monotonic() - self._started) / max(1, self._steps)
-        return pace * ((self.epochs() - epoch) * self.steps_per_epoch - step_in_epoch)
-
-
-def in_words(seconds: float) -> str:
-    """A duration to be read: "45 s", "3 min 20 s", "2 h 5 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

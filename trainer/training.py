@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -24,12 +25,13 @@ from trainer.ema import Average
 from trainer.engine import Averages, Learner, predict, train_one_epoch
 from trainer.errors import TrainerError
 from trainer.interrupt import Interrupt
-from trainer.journal import Journal, Progress, in_words
+from trainer.journal import Journal
 from trainer.loading import EpochSampler, default_workers, eval_loader, train_loader
 from trainer.matcher import HungarianMatcher
 from trainer.optim import build_optimizer
 from trainer.plateau import follow, is_best
 from trainer.precision import Arithmetic, pick_arithmetic
+from trainer.progress import Progress, in_words
 from trainer.recipe import Choice, Facts, settle
 from trainer.run_state import RunState, find_last
 from trainer.schedule import rate_factor, set_rates
@@ -237,7 +239,7 @@ def _run(
     loader = train_loader(train_set, sampler, workers)
     val_loader = eval_loader(val_set, config.batch_size, workers, **ranks)
     journal = Journal(config.output_dir, position.epoch, position.step) if processes.leads else None
-    progress = Progress(lambda: state.end_epoch, len(sampler), config.log_seconds)
+    progress = Progress(lambda: state.end_epoch, len(sampler), config.log_seconds, bar=processes.leads)
     clock = _Clock()
 
     def before_step() -> None:
@@ -268,7 +270,7 @@ def _run(
         if interrupt.wanted and not processes.many:
             leave()
 
-    try:
+    with progress, contextlib.closing(journal) if journal is not None else contextlib.nullcontext():
         while position.epoch < state.end_epoch:
             clock.lap(position)
             sampler.epoch, sampler.first_batch = position.epoch, position.step_in_epoch
@@ -283,9 +285,6 @@ def _run(
                 validation = _validate(state, criterion, val_set, val_loader, device, arithmetic, leave_if_asked)
             clock.lap(position)
             _end_epoch(state, journal, progress, validation)
-    finally:
-        if journal is not None:
-            journal.close()
 
 
 class _Clock:

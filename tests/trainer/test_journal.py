@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
-import pytest
-
-from trainer.journal import Journal, Progress, in_words, read_log
+from trainer.journal import Journal, read_log
 
 
 def row(epoch: int) -> dict:
@@ -41,20 +38,3 @@ def test_a_new_run_starts_a_new_log(tmp_path: Path):
     (tmp_path / "log.jsonl").write_text(json.dumps(row(1)) + "\n")
     Journal(tmp_path, 0, 0).close()
     assert read_log(tmp_path / "log.jsonl") == []
-
-
-def test_progress_is_told_every_so_often(caplog):
-    caplog.set_level(logging.INFO, logger="trainer")
-    patient, eager = Progress(lambda: 3, 5, every_seconds=1e6), Progress(lambda: 3, 5, every_seconds=1e-9)
-    patient.step(0, 1, 1.0)
-    assert not caplog.records
-    eager.step(1, 2, 1.25)
-    assert "epoch 2/3, step 2/5: loss 1.250" in caplog.text
-    assert eager.left(3, 0) == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.2, "0 s"), (59.7, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
-)
-def test_durations_in_words(seconds: float, words: str):
-    assert in_words(seconds) == words
