@@ -86,15 +86,22 @@ class _Bar:
             bars.MofNCompleteColumn(),
             bars.TextColumn("{task.fields[figures]}"),
         )
-        self._bars = bars.Progress(*columns, console=Console(stderr=True), transient=True)
+        self._bars = bars.Progress(
+            *columns,
+            console=Console(stderr=True),
+            transient=True,
+            # What goes to a file stays in the file.
+            redirect_stdout=sys.stdout.isatty(),
+        )
         self._task = self._bars.add_task("", total=None, figures="")
         self._open = ExitStack()
 
     def open(self) -> None:
-        plain = sys.stderr
+        plain = sys.stdout, sys.stderr
         self._open.enter_context(self._bars)
-        # Entered, the bar has put a stream of its own in the place of stderr, which writes above it.
-        self._open.enter_context(_logging_to(plain, sys.stderr))
+        # Entered, the bar has put streams of its own in the place of the terminal's, which write above it.
+        for before, now in zip(plain, (sys.stdout, sys.stderr), strict=True):
+            self._open.enter_context(_logging_to(before, now))
 
     def close(self) -> None:
         self._open.close()

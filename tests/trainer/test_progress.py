@@ -32,9 +32,9 @@ def test_durations_in_words(seconds: float, words: str):
 
 
 PROGRAM = """
-import logging, time
+import logging, sys, time
 from trainer.progress import Progress
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=getattr(sys, sys.argv[1]))
 with Progress(lambda: 2, 3, 1e6, bar=True) as progress:
     for step in range(1, 4):
         progress.step(0, step, 1.5)
@@ -45,10 +45,15 @@ logging.info("the end")
 """
 
 
-def test_a_terminal_gets_a_bar_with_the_log_above_it():
+def on_a_terminal(stream: str, **streams: int) -> str:
+    """What a terminal shows of the program, which logs to `stream`; `streams` go elsewhere."""
     terminal, side = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=ROOT, stderr=side, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, stream],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        **{"stdout": side, "stderr": side, **streams},
+    )
     os.close(side)
     written = b""
     while True:
@@ -60,7 +65,12 @@ def test_a_terminal_gets_a_bar_with_the_log_above_it():
             break
         written += part
     assert process.wait() == 0
-    text = written.decode()
+    return written.decode()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_terminal_gets_a_bar_with_the_log_above_it(stream: str):
+    text = on_a_terminal(stream)
     assert "epoch 1/2" in text
     assert "3/3" in text
     assert "loss 1.500" in text
@@ -69,3 +79,11 @@ def test_a_terminal_gets_a_bar_with_the_log_above_it():
     assert before.endswith(("\x1b[2K", "\r\n"))
     assert after.startswith("\r\n")
     assert text.rstrip().endswith("the end")
+
+
+def test_a_log_that_goes_to_a_file_stays_there(tmp_path: Path):
+    with (tmp_path / "log").open("wb") as file:
+        text = on_a_terminal("stdout", stdout=file.fileno())
+    assert "3/3" in text
+    assert "a line of the log" not in text
+    assert (tmp_path / "log").read_text() == "a line of the log\nthe end\n"
