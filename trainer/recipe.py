@@ -7,6 +7,7 @@ how many steps there are, how many images stand behind each, and how often the s
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,19 +51,23 @@ class Choice:
         return asdict(self)
 
 
-def settle(config: TrainConfig, facts: Facts) -> tuple[TrainConfig, list[Choice]]:
+def settle(
+    config: TrainConfig, facts: Facts, before: Mapping[str, Any] | None = None
+) -> tuple[TrainConfig, list[Choice]]:
     """Chooses what was not given.
 
     Args:
         config: whose `model_fields_set` are left as they are.
         facts: of the dataset and the device.
+        before: the settings of the run that goes on. What was chosen then stays, though the pod may have moved to
+            another GPU: half of an epoch in batches of four is not half of one in batches of eight.
 
     Returns:
         The configuration to train with, and what was chosen, in the order in which it was.
     """
     if config.recipe == "paper":
         return config, []
-    choices = _Choices(config, facts)
+    choices = _Choices(config, facts, before or {})
     choices.make_room_for_boxes()
     choices.fill_the_gpu()
     if facts.images < LARGE:
@@ -73,14 +78,16 @@ def settle(config: TrainConfig, facts: Facts) -> tuple[TrainConfig, list[Choice]
 class _Choices:
     """A configuration under way, and what was chosen so far."""
 
-    def __init__(self, config: TrainConfig, facts: Facts) -> None:
+    def __init__(self, config: TrainConfig, facts: Facts, before: Mapping[str, Any]) -> None:
         self.config = config
         self.facts = facts
+        self.before = before
         self.made: list[Choice] = []
         self._given = config.model_fields_set
 
     def choose(self, field: str, value: Any, reason: str) -> None:
         """Sets a field that was not given; what changes nothing is not worth a line."""
+        value = self.before.get(field, value)
         if field in self._given or getattr(self.config, field) == value:
             return
         self.config = TrainConfig.model_construct(

@@ -87,7 +87,7 @@ class RunState:
     @property
     def last_path(self) -> Path:
         """The checkpoint to go on from."""
-        return self.config.output_dir / "checkpoints" / "last.pth"
+        return _last(self.config.output_dir)
 
     @property
     def best_path(self) -> Path:
@@ -157,19 +157,29 @@ class RunState:
                 torch.cuda.set_rng_state(random["cuda"])
 
 
-def find_last(config: TrainConfig, categories: list[Category]) -> dict[str, Any] | None:
+def find_last(output_dir: Path) -> dict[str, Any] | None:
     """The checkpoint of an earlier run into the same folder; None when there is none.
 
     Raises:
-        TrainerError: it is damaged, or of another model or other classes.
+        TrainerError: it is damaged, or not of a run.
     """
-    path = config.output_dir / "checkpoints" / "last.pth"
+    path = _last(output_dir)
     if not path.is_file():
         return None
     content = checkpoint.read(path)
-    remedy = f"; use another output_dir, or delete {path}"
     if not {"position", "optimizer", "rng", "averages", "config", "category_ids"} <= set(content):
-        raise TrainerError(f"{path} is not a checkpoint that training can go on from{remedy}")
+        raise TrainerError(f"{path} is not a checkpoint that training can go on from{_remedy(path)}")
+    return content
+
+
+def check_same_run(content: dict[str, Any], config: TrainConfig, categories: list[Category]) -> None:
+    """Holds the checkpoint of an earlier run against what is to be trained now.
+
+    Raises:
+        TrainerError: it is of another model or other classes.
+    """
+    path = _last(config.output_dir)
+    remedy = _remedy(path)
     before, now = _must_agree(content["config"]), _must_agree(config.model_dump(mode="json"))
     for name, value in now.items():
         if before[name] != value:
@@ -180,7 +190,14 @@ def find_last(config: TrainConfig, categories: list[Category]) -> dict[str, Any]
             f"{path} was trained on classes {', '.join(content['class_names'])},"
             f" not {', '.join(category.name for category in categories)}{remedy}"
         )
-    return content
+
+
+def _last(output_dir: Path) -> Path:
+    return output_dir / "checkpoints" / "last.pth"
+
+
+def _remedy(path: Path) -> str:
+    return f"; use another output_dir, or delete {path}"
 
 
 def _must_agree(config: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from trainer.plateau import follow, is_best
 from trainer.precision import Arithmetic, pick_arithmetic
 from trainer.progress import Progress, in_words
 from trainer.recipe import Choice, Facts, settle
-from trainer.run_state import RunState, find_last
+from trainer.run_state import RunState, check_same_run, find_last
 from trainer.schedule import rate_factor, set_rates
 from trainer.transforms import EvalTransform, train_transform
 
@@ -76,7 +76,11 @@ def train(config: TrainConfig) -> TrainResult:
         threads = limit_threads(processes.on_this_machine)
         arithmetic = pick_arithmetic(config.precision, device)
         train_set, val_set = _open_datasets(config)
-        config, choices = settle(config, _facts(train_set, processes, device))
+        earlier = find_last(config.output_dir)
+        before = earlier["config"] if earlier is not None else None
+        config, choices = settle(config, _facts(train_set, processes, device), before)
+        if earlier is not None:
+            check_same_run(earlier, config, train_set.categories)
         train_set.transform = train_transform(config.augment, config.image_size, config.max_size)
         warnings = look_over(
             train_set,
@@ -85,7 +89,6 @@ def train(config: TrainConfig) -> TrainResult:
             image_size=config.image_size,
             max_size=config.max_size,
         )
-        earlier = find_last(config, train_set.categories)
         torch.manual_seed(config.seed + processes.rank)
         state = _new_state(config, train_set, device, arithmetic, processes, earlier)
         if earlier is not None:

@@ -87,8 +87,10 @@ def test_the_rate_follows_the_images_a_step():
     assert random.lr_backbone == random.lr
 
 
-def test_settling_again_changes_nothing():
-    facts = Facts(images=300, most_boxes=90)
-    once, choices = settle(config(), facts)
-    again, same = settle(config(), facts)
-    assert (once, choices) == (again, same)
+def test_a_run_that_goes_on_keeps_what_was_chosen_but_not_what_is_asked_for_now():
+    small, large = Facts(300, 90, gpu_memory=12), Facts(300, 90, gpu_memory=80)
+    first, choices = settle(config(), small)
+    again, same = settle(config(), large, before=first.model_dump(mode="json"))
+    assert (again, same) == (first, choices)
+    assert settle(config(), large)[0].batch_size != first.batch_size
+    assert settle(config(epochs=7), large, before=first.model_dump(mode="json"))[0].epochs == 7
