@@ -16,9 +16,9 @@ from trainer.config import MODEL_DEFAULTS, TrainConfig
 LARGE = 20_000
 """Images from which on the paper's settings hold as they are."""
 
-# Optimizer steps that a set of 300 images needs, by where the weights come from: measured on the small models
-# (benchmarks/README.md), and for the large ones the paper's half a million steps from ImageNet weights, less what a
-# few hundred images cannot use and what weights from COCO save.
+# Optimizer steps that a set of 300 images needs, by where the weights come from. Those of the small models were tried
+# (the drawn sample; BCCD from ImageNet weights). Those of the large ones are reckoned: the paper's half a million steps
+# from ImageNet weights, less what a few hundred images cannot use, and less what weights from COCO save.
 _STEPS = {"coco": 6_000, "imagenet": 20_000, "checkpoint": 4_000, "none": 40_000}
 _STEPS_OF_SMALL = {"coco": 1_000, "imagenet": 1_500, "checkpoint": 600, "none": 1_000}
 _SMALL_IS_ENOUGH = 20
