@@ -124,7 +124,7 @@ class Dataset:
         """Add an image that the dump holds inside of another file: it is written below `embedded`.
 
         Raises:
-            StepError: `name` leads out of that folder, or two images have it.
+            StepError: `name` leads out of that folder, two images have it, or a file is in its way.
         """
         parts = path_parts(name)
         file = "/".join((EMBEDDED, *filter(None, path_parts(subset)), *parts)) if parts else ""
@@ -135,11 +135,17 @@ class Dataset:
         self._embedded_files.add(file)
         target = self.root / file
         if not (target.is_file() and target.stat().st_size == len(content) and target.read_bytes() == content):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # Renamed, so that a killed run leaves no half of it; not flushed, as a next run compares the bytes.
             unfinished = self.root / EMBEDDED / ".part-image"
-            unfinished.write_bytes(content)
-            unfinished.replace(target)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # Renamed, so that a killed run leaves no half of it; not flushed, as a next run compares the bytes.
+                unfinished.write_bytes(content)
+                unfinished.replace(target)
+            except (FileExistsError, IsADirectoryError, NotADirectoryError):
+                raise StepError(
+                    f"an image inside the dump is named '{printable(name)}', but {target} needs a folder where a file "
+                    "is, or a file where a folder is: rename one"
+                ) from None
         index = self.image(name, subset=subset, width=width, height=height)
         self.files[index] = file
         return index
