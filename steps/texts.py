@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +38,42 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def read_document(path: Path) -> Any:
+def read_document(path: Path, note: Callable[[str], object] = lambda flaw: None) -> Any:
     """Read JSON, with the byte order mark and the NaN that some exporters write.
+
+    Args:
+        path: of the file.
+        note: called with each such thing that strict JSON has not.
 
     Raises:
         StepError: it is no JSON.
     """
+    content = path.read_bytes()
     try:
-        return orjson.loads(path.read_bytes())
+        return orjson.loads(content)
     except orjson.JSONDecodeError:
         pass
+    if content.startswith(codecs.BOM_UTF8):
+        note("annotation file with a byte order mark")
+    constants: set[str] = set()
+
+    def constant(name: str) -> float:
+        constants.add(name)
+        return float(name.replace("Infinity", "inf"))
+
     try:
-        return json.loads(read_text(path))
+        document = json.loads(read_text(path), parse_constant=constant)
     except json.JSONDecodeError as error:
         raise StepError(
             f"{path} is not readable JSON (line {error.lineno}, column {error.colno}: {error.msg}): dump the task again"
         ) from None
     except RecursionError:
         raise StepError(f"{path} is not readable JSON (nested too deeply): dump the task again") from None
+    except ValueError as error:  # A number of thousands of digits.
+        raise StepError(f"{path} is not readable JSON ({error}): dump the task again") from None
+    if constants:
+        note("annotation file with NaN or Infinity, which JSON has not")
+    return document
 
 
 def shown(value: object) -> str:

@@ -1,6 +1,5 @@
 """MS COCO instances: `annotations/instances_<subset>.json`, and images."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from steps.dataset import Dataset
@@ -17,13 +15,14 @@ from steps.errors import StepError
 from steps.files import MOVED_ASIDE
 from steps.findings import printable
 from steps.shapes import Box, around_polygons, around_rle
+from steps.texts import read_document
 from steps.walk import files_below
 
 TAG = "cvat_coco"
 TITLE = "COCO 1.0"
 MADE_BY = "prepare-data"
 """Value of `info.made_by` in the files that this step writes, so that it never reads them as a dump."""
-OURS = re.compile(rb'^\s*\{"info":\{"made_by":"prepare-data"')
+OURS = re.compile(rb'^\s*\{"info":\{"made_by":"' + MADE_BY.encode() + b'"')
 
 
 def recognise(root: Path) -> list[Path]:
@@ -67,11 +66,7 @@ class _File:
         self._annotations(document.pop("annotations"), images, categories)
 
     def _document(self) -> dict[str, Any]:
-        content = self.path.read_bytes()
-        try:
-            document = orjson.loads(content)
-        except orjson.JSONDecodeError:
-            document = self._lenient(content)
+        document = read_document(self.path, lambda flaw: self.findings.note("repaired", flaw, self.name))
         if not isinstance(document, dict):
             raise StepError(f"{self.path} is not a COCO file: its top level is no object")
         for name in ("images", "annotations", "categories"):
@@ -81,33 +76,6 @@ class _File:
             if not set(map(type, entries)) <= {dict}:
                 index = next(index for index, entry in enumerate(entries) if not isinstance(entry, dict))
                 raise StepError(f"{self.path}: {name}[{index}] is no object: dump the task again")
-        return document
-
-    def _lenient(self, content: bytes) -> Any:
-        """Read what strict JSON is not: slower, but takes the byte order mark and the NaN that some exporters write."""
-        if content.startswith(b"\xef\xbb\xbf"):
-            self.findings.note("repaired", "annotation file with a byte order mark", self.name)
-        constants: set[str] = set()
-
-        def constant(name: str) -> float:
-            constants.add(name)
-            return float(name.replace("Infinity", "inf"))
-
-        try:
-            document = json.loads(content.decode("utf-8-sig"), parse_constant=constant)
-        except UnicodeDecodeError:
-            raise StepError(f"{self.path} is not UTF-8 text: dump the task again") from None
-        except json.JSONDecodeError as error:
-            raise StepError(
-                f"{self.path} is not readable JSON (line {error.lineno}, column {error.colno}: {error.msg}): "
-                "dump the task again"
-            ) from None
-        except RecursionError:
-            raise StepError(f"{self.path} is not readable JSON (nested too deeply): dump the task again") from None
-        except ValueError as error:  # A number of thousands of digits.
-            raise StepError(f"{self.path} is not readable JSON ({error}): dump the task again") from None
-        if constants:
-            self.findings.note("repaired", "annotation file with NaN or Infinity, which JSON has not", self.name)
         return document
 
     def _categories(self, entries: Sequence[dict[str, Any]]) -> dict[int, int]:

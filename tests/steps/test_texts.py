@@ -68,3 +68,21 @@ def test_value(text: str, value: object) -> None:
     found = texts.value(text)
     assert found == value
     assert type(found) is type(value)
+
+
+def test_a_document_that_strict_json_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "document.json"
+    path.write_bytes(codecs.BOM_UTF8 + b'[NaN, -Infinity, "a"]')
+    noted: list[str] = []
+    document = texts.read_document(path, noted.append)
+    assert document[0] != document[0]
+    assert document[1:] == [float("-inf"), "a"]
+    assert [flaw.partition(" with ")[2].split()[0] for flaw in noted] == ["a", "NaN"]
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"[" + b"9" * 5000 + b", NaN]", b'{"a": }'])
+def test_no_document(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "document.json"
+    path.write_bytes(content)
+    with refused(f"{path} is not readable JSON (", "dump the task again"):
+        texts.read_document(path)
