@@ -69,6 +69,12 @@ def convolve(x: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
     )
 
 
+def mask_of(features: Tensor, padding_mask: Tensor) -> Tensor:
+    """The padding `[B, H, W]` at the resolution of features `[B, C, h, w]`: bool `[B, h, w]`."""
+    mask = functional.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])
+    return mask[:, 0].bool()
+
+
 class BasicBlock(resnet.BasicBlock):
     """torchvision's block of two convolutions, each taken together with its normalisation."""
 
@@ -161,16 +167,14 @@ class Backbone(nn.Module):
         """
         # Channels last in memory, which every layer behind then keeps to: convolutions and pooling are fastest so.
         features = self.body(images.contiguous(memory_format=torch.channels_last))
-        mask = functional.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])
-        return features, mask[:, 0].bool()
+        return features, mask_of(features, padding_mask)
 
 
 class BackboneWithPosition(nn.Sequential):
     """The backbone as child "0" and the position encoding as child "1", which fixes the names of weights."""
 
-    def __init__(self, backbone: Backbone, position: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, position: nn.Module) -> None:
         super().__init__(backbone, position)
-        self.num_channels = backbone.num_channels
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         """Features `[B, C, h, w]`, mask `[B, h, w]` and positions `[B, dim, h, w]` of images `[B, 3, H, W]`."""

@@ -63,7 +63,7 @@ class DETR(nn.Module):
         self.query_anchor: nn.Embedding | None = None
         self.input_proj = nn.Conv2d(backbone.num_channels, design.hidden_dim, kernel_size=1)
         encoding = position_encoding(design.position_embedding, design.hidden_dim)
-        self.backbone = BackboneWithPosition(backbone, encoding)  # type: ignore[arg-type]
+        self.backbone = BackboneWithPosition(backbone, encoding)
         if design.anchored:
             self._give_queries_places(SinePositionEncoding(design.hidden_dim))
         self.aux_loss = aux_loss

