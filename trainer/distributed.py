@@ -62,13 +62,8 @@ class Processes:
         """The model with gradients averaged over the processes; alone, the model itself."""
         if not self.many:
             return model
-        on_gpu = device.type == "cuda"
-        return nn.parallel.DistributedDataParallel(
-            model,
-            device_ids=[device.index] if on_gpu else None,
-            # Frozen statistics never differ.
-            broadcast_buffers=any(isinstance(module, nn.BatchNorm2d) for module in model.modules()),
-        )
+        device_ids = [device.index] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=device_ids)
 
     def apart(self, model: nn.Module) -> AbstractContextManager[None]:
         """A context in which gradients of a wrapped model gather without being averaged yet."""
