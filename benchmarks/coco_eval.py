@@ -23,11 +23,11 @@ from pycocotools.cocoeval import COCOeval
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from trainer.coco_eval import METRICS, coco_metrics  # noqa: E402 - found through the line above
+from trainer.evaluation.coco_metrics import METRICS, coco_metrics  # noqa: E402 - found through the line above
 
 Numbers = tuple[dict[str, float], dict[int, dict[str, float]]]
 WIDTH, HEIGHT = 640, 480
-OURS, PEER = "trainer.coco_eval", "pycocotools"
+OURS, PEER = "trainer.evaluation.coco_metrics", "pycocotools"
 
 
 def main() -> None:

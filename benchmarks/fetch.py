@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipelines.s3server import S3Server, s3_server  # noqa: E402 - found through the line above
+from pipelines.local.s3_server import S3Server, s3_server  # noqa: E402 - found through the line above
 
 BUCKET, PREFIX = "benchmark", "dump"
 OURS = "python -m steps fetch"

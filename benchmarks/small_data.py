@@ -1,7 +1,8 @@
 """What each choice of the recipe brings on little data: AP against images seen, beside the paper's recipe.
 
 Every row is a training of its own with the same seed, model, batch size and number of images seen, on the drawn sample
-or on a dump. `recipe` is what `trainer.recipe` chooses; the rows below it take one choice back; `paper` takes all back.
+or on a dump. `recipe` is what `trainer.training.recipe` chooses; the rows below it take one choice back; `paper` takes
+all back.
 """
 
 import argparse
@@ -16,10 +17,10 @@ from typing import Any
 
 import torch
 
-from pipelines.sample import draw_sample
+from pipelines.local.sample import draw_sample
 from steps.prepare import prepare_data
 from trainer.config import TrainConfig
-from trainer.training import train
+from trainer.training.train import train
 
 PAPER = {
     "recipe": "paper",

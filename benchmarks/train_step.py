@@ -32,9 +32,9 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from trainer.criterion import SetCriterion  # noqa: E402 - found through the line above
-from trainer.detr import build_model  # noqa: E402
 from trainer.device import limit_threads  # noqa: E402
+from trainer.models.detr.criterion import SetCriterion  # noqa: E402 - found through the line above
+from trainer.models.detr.model import build_model  # noqa: E402
 
 CLASSES, OBJECTS, WARM_UP = 91, 7, 2
 Targets = list[dict[str, Tensor]]

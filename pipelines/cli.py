@@ -12,13 +12,13 @@ import typer
 from rich.console import Console
 
 from pipelines.errors import PipelineError
-from pipelines.local import StepFailedError, stop_on_sigterm
-from pipelines.manifest import Manifest
-from pipelines.workflow import Options
-from steps.console import run_app
+from pipelines.local.executor import StepFailedError, stop_on_sigterm
+from pipelines.manifest.reader import Manifest
+from pipelines.workflow.dag import Options
+from steps.common.console import run_app
 
 if TYPE_CHECKING:
-    from pipelines.clusters import Cluster
+    from pipelines.cluster.connect import Cluster
 
 MANIFESTS = Path(__file__).resolve().parent.parent / "manifests"
 WORKFLOW = MANIFESTS / "argo" / "detr-training.workflow.yaml"
@@ -64,7 +64,7 @@ def run_command(
     runs: Annotated[Path, typer.Option(help="Folder in which each run gets a folder of its own.")] = Path("runs"),
 ) -> int:
     """Run the compiled workflow on this machine, against an S3 server of its own."""
-    from pipelines.run import run_locally
+    from pipelines.local.run import run_locally
 
     stop_on_sigterm()
     short = {name: value for name, value in (("epochs", epochs), ("model", model)) if value}
@@ -100,7 +100,7 @@ def compile_command(
     output: Annotated[Path, typer.Option(help="Folder for the manifests.")] = MANIFESTS, **settings: Any
 ) -> int:
     """Write the manifests: what Onepanel takes, and what Argo does."""
-    from pipelines.compile import manifests
+    from pipelines.workflow.compile import manifests
 
     for relative, text in manifests(Options(**settings)).items():
         path = output / relative
@@ -126,8 +126,8 @@ def submit_command(
     namespace: Namespace = "",
 ) -> int:
     """Create the workflow on a cluster."""
-    from pipelines.clusters import connect
-    from pipelines.submit import submit
+    from pipelines.cluster.connect import connect
+    from pipelines.cluster.submit import submit
 
     cluster = connect(via, context=context, namespace=namespace)
     name = submit(cluster, Manifest.load(manifest), read_overrides(param), from_template)
@@ -146,13 +146,13 @@ def watch_command(
     namespace: Namespace = "",
 ) -> int:
     """Watch a workflow until it is finished; the exit status is 0 only when it succeeded."""
-    from pipelines.clusters import connect
+    from pipelines.cluster.connect import connect
 
     return _watch(connect(via, context=context, namespace=namespace), name)
 
 
 def _watch(cluster: "Cluster", name: str) -> int:
-    from pipelines.submit import watch
+    from pipelines.cluster.submit import watch
 
     try:
         return 0 if watch(cluster, name, Console()) else 1
@@ -168,8 +168,8 @@ def publish_command(
     manifest: Annotated[Path, typer.Option(help="The compiled spec.")] = ONEPANEL_SPEC,
 ) -> int:
     """Register the template in Onepanel (ONEPANEL_API_URL, ONEPANEL_TOKEN, ONEPANEL_NAMESPACE), labelled for CVAT."""
-    from pipelines.lint import lint
-    from pipelines.publish import publish
+    from pipelines.cluster.onepanel import publish
+    from pipelines.manifest.lint import lint
 
     problems = lint(manifest)
     if problems:
@@ -184,7 +184,7 @@ def lint_command(
     files: Annotated[list[Path] | None, typer.Argument(help="Manifests. Not given: the committed ones.")] = None,
 ) -> int:
     """Check manifests as Argo and Onepanel will, and with `argo lint` where it is installed."""
-    from pipelines.lint import lint
+    from pipelines.manifest.lint import lint
 
     failed = 0
     for path in files or sorted(MANIFESTS.rglob("*.yaml")):

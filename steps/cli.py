@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
-from steps.console import run_app, usage_error
-from steps.errors import StepError
+from steps.common.console import run_app, usage_error
+from steps.common.errors import StepError
 from steps.evaluate import evaluate_model
 from steps.fetch import fetch_dump
 from steps.prepare import prepare_data

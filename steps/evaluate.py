@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from steps.errors import StepError
-from steps.files import write_json
+from steps.common.errors import StepError
+from steps.common.files import write_json
 from steps.options import BatchSize, DatasetDir, OutputDir
 from steps.report import write_report
 
@@ -48,7 +48,7 @@ def evaluate_model(
 
     # Kept out of the module: listing the steps, or fetching in a slim pod, needs no torch.
     from trainer.errors import TrainerError
-    from trainer.evaluation import evaluate
+    from trainer.evaluation.evaluate import evaluate
 
     try:
         result = evaluate(dataset_dir, weights, batch_size=batch_size)

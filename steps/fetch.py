@@ -16,12 +16,12 @@ import orjson
 import typer
 from rich.filesize import decimal
 
-from steps.archive import members, refuse_same_names, safe_path
-from steps.errors import StepError
-from steps.files import MOVED_ASIDE, read_json, refuse_ways_out, replacing, write_json
-from steps.findings import printable
+from steps.common.errors import StepError
+from steps.common.files import MOVED_ASIDE, read_json, refuse_ways_out, replacing, write_json
+from steps.dataset.findings import printable
+from steps.dump.archive import members, refuse_same_names, safe_path
 from steps.options import Bucket, DatasetDir, Endpoint, Namespace, Region
-from steps.storage import RemoteObject, Storage, StorageConfig, has_scheme, open_storage
+from steps.storage.store import RemoteObject, Storage, StorageConfig, has_scheme, open_storage
 
 log = logging.getLogger(__name__)
 

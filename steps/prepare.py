@@ -11,16 +11,16 @@ import numpy as np
 import orjson
 import typer
 
-from steps.clean import Clean, clean
-from steps.dataset import Category, Dataset
-from steps.errors import StepError
-from steps.files import refuse_ways_out, replacing, write_json
-from steps.findings import Findings, printable
+from steps.common.errors import StepError
+from steps.common.files import refuse_ways_out, replacing, write_json
+from steps.dataset.findings import Findings, printable
+from steps.dataset.model import Category, Dataset
 from steps.formats import TAGS, check_tag, detect
 from steps.formats.coco import MADE_BY
-from steps.images import find_images, image_files
 from steps.options import DatasetDir, Seed
-from steps.split import SPLITS, Split, likely_video, split_images
+from steps.preparation.clean import Clean, clean
+from steps.preparation.image_lookup import find_images, image_files
+from steps.preparation.split import SPLITS, Split, likely_video, split_images
 
 log = logging.getLogger(__name__)
 

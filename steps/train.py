@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from steps.errors import StepError
+from steps.common.errors import StepError
 from steps.fetch import STATE_DIR
 from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Epochs, Model, Namespace, OutputDir, Region, Seed
-from steps.storage import StorageConfig, has_scheme, open_storage
+from steps.storage.store import StorageConfig, has_scheme, open_storage
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def train_model(
         start = _bring_checkpoint(checkpoint.strip(), namespace, storage, dataset_dir)
         config = config.model_copy(update={"pretrained": str(start)})
 
-    from trainer.training import train
+    from trainer.training.train import train
 
     try:
         return train(config).summary

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from steps.errors import StepError
-from steps.files import write_json
+from steps.common.errors import StepError
+from steps.common.files import write_json
 from steps.options import Bucket, Endpoint, OutputDir, Region
-from steps.storage import StorageConfig, open_storage
+from steps.storage.store import StorageConfig, open_storage
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from pipelines.s3server import S3Server, s3_server
+from pipelines.local.s3_server import S3Server, s3_server
 
 SHARED_DUMP = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd_cvat_coco.zip"
 # Neither dense nor from 1, as after deleting labels in a long-lived CVAT project.

@@ -37,8 +37,8 @@ def test_arrows_go_one_way(package: str) -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("pipelines.cli", ["torch", "trainer.training"]),
-        ("pipelines.compile", ["torch", "trainer.training"]),
+        ("pipelines.cli", ["torch", "trainer.training.train"]),
+        ("pipelines.workflow.compile", ["torch", "trainer.training.train"]),
         ("steps.cli", ["torch", "hera", "matplotlib", "scipy"]),
         ("trainer.config", ["torch"]),
     ],

@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.config import TrainConfig
-    from trainer.criterion import SetCriterion
-    from trainer.detector import Detector, load
-    from trainer.detr import DETR, build_model, post_process
     from trainer.errors import TrainerError
-    from trainer.evaluation import EvaluationResult, evaluate
-    from trainer.matcher import HungarianMatcher
-    from trainer.training import TrainResult, train
+    from trainer.evaluation.detector import Detector, load
+    from trainer.evaluation.evaluate import EvaluationResult, evaluate
+    from trainer.models.detr.criterion import SetCriterion
+    from trainer.models.detr.matcher import HungarianMatcher
+    from trainer.models.detr.model import DETR, build_model, post_process
+    from trainer.training.train import TrainResult, train
 
 _HOME = {
-    "DETR": "detr",
-    "Detector": "detector",
-    "EvaluationResult": "evaluation",
-    "HungarianMatcher": "matcher",
-    "SetCriterion": "criterion",
+    "DETR": "models.detr.model",
+    "Detector": "evaluation.detector",
+    "EvaluationResult": "evaluation.evaluate",
+    "HungarianMatcher": "models.detr.matcher",
+    "SetCriterion": "models.detr.criterion",
     "TrainConfig": "config",
-    "TrainResult": "training",
+    "TrainResult": "training.train",
     "TrainerError": "errors",
-    "build_model": "detr",
-    "evaluate": "evaluation",
-    "load": "detector",
-    "post_process": "detr",
-    "train": "training",
+    "build_model": "models.detr.model",
+    "evaluate": "evaluation.evaluate",
+    "load": "evaluation.detector",
+    "post_process": "models.detr.model",
+    "train": "training.train",
 }
 
 __all__ = [

@@ -69,12 +69,12 @@ def _backbone_rate(data: dict[str, Any]) -> float:
 class TrainConfig(BaseModel):
     """One training run of a DETR.
 
-    A field left out (or given as null) is for the recipe to choose by the size of the dataset (`trainer.recipe`);
-    what the recipe has no opinion on, and with `recipe: paper` everything, takes the model's own default: for
-    the R50 and R101 models those of the paper (AdamW, lr 1e-4 and 1e-5 for the backbone, weight decay 1e-4, 300
-    epochs with a tenfold drop at two thirds, clip 0.1; section 4 and appendix A.4 of arXiv 2005.12872), starting
-    from the weights that the authors trained on COCO; for the small models those in `MODEL_DEFAULTS`.
-    `model_fields_set` tells what was given.
+    A field left out (or given as null) is for the recipe to choose by the size of the dataset
+    (`trainer.training.recipe`); what the recipe has no opinion on, and with `recipe: paper` everything, takes the
+    model's own default: for the R50 and R101 models those of the paper (AdamW, lr 1e-4 and 1e-5 for the backbone,
+    weight decay 1e-4, 300 epochs with a tenfold drop at two thirds, clip 0.1; section 4 and appendix A.4 of arXiv
+    2005.12872), starting from the weights that the authors trained on COCO; for the small models those in
+    `MODEL_DEFAULTS`. `model_fields_set` tells what was given.
 
     Raises:
         pydantic.ValidationError: a field is unknown or out of range. `TrainConfig.create` turns that into
@@ -94,8 +94,8 @@ class TrainConfig(BaseModel):
     dropout: float = _of_model("dropout", 0.1, ge=0, lt=1)
     aux_loss: bool = Field(True, description="a loss on every decoder layer, not only on the last")
 
-    # The transformer's sizes; null is the model's own (`trainer.architectures`). Other than those, weights of the
-    # authors do not fit.
+    # The transformer's sizes; null is the model's own (`trainer.models.detr.architectures`). Other than those,
+    # weights of the authors do not fit.
     hidden_dim: int | None = Field(None, ge=8, description="width of the transformer")
     nheads: int | None = Field(None, ge=1, description="attention heads; divides hidden_dim")
     enc_layers: int | None = Field(None, ge=0)

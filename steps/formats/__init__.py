@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from typing import Protocol
 
-from steps.dataset import Dataset
-from steps.errors import StepError
-from steps.findings import printable
+from steps.common.errors import StepError
+from steps.dataset.findings import printable
+from steps.dataset.model import Dataset
 from steps.formats import coco, cvat_xml, datumaro_json, labelme, mot, tfrecord, voc, yolo
 
 log = logging.getLogger(__name__)

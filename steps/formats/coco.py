@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.dataset import Dataset
-from steps.errors import StepError
-from steps.files import MOVED_ASIDE
-from steps.findings import printable
-from steps.shapes import Box, around_polygons, around_rle
-from steps.texts import read_document
-from steps.walk import files_below
+from steps.common.errors import StepError
+from steps.common.files import MOVED_ASIDE
+from steps.dataset.findings import printable
+from steps.dataset.lookup import files_below
+from steps.dataset.model import Dataset
+from steps.formats.shapes import Box, around_polygons, around_rle
+from steps.formats.text import read_document
 
 TAG = "cvat_coco"
 TITLE = "COCO 1.0"

@@ -13,13 +13,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from steps import markup, texts
-from steps.dataset import Dataset
-from steps.errors import StepError
+from steps.common.errors import StepError
+from steps.dataset.lookup import Stems, files_below, is_image, join
+from steps.dataset.model import Dataset
+from steps.formats import text as texts
+from steps.formats import xml as markup
 from steps.formats.objects import add_object, skip
-from steps.markup import Node
-from steps.shapes import Box, around_ellipse, around_polygons, around_rle, around_rotated
-from steps.walk import Stems, files_below, is_image, join
+from steps.formats.shapes import Box, around_ellipse, around_polygons, around_rle, around_rotated
+from steps.formats.xml import Node
 
 TAG = "cvat_images"
 TITLE = "CVAT 1.1"

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steps import texts
-from steps.dataset import Dataset
-from steps.errors import StepError
+from steps.common.errors import StepError
+from steps.dataset.lookup import files_below, join
+from steps.dataset.model import Dataset
+from steps.formats import text as texts
 from steps.formats.objects import add_object, skip, turned
-from steps.shapes import Box, around_ellipse, around_polygons, around_rle
-from steps.walk import files_below, join
+from steps.formats.shapes import Box, around_ellipse, around_polygons, around_rle
 
 TAG = "datumaro_project"
 TITLE = "Datumaro 1.0"

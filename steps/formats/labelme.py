@@ -11,13 +11,14 @@ from typing import Any
 
 from PIL import Image
 
-from steps import markup, texts
-from steps.dataset import Dataset
-from steps.errors import StepError
+from steps.common.errors import StepError
+from steps.dataset.lookup import Stems, files_below, is_image, join
+from steps.dataset.model import Dataset
+from steps.formats import text as texts
+from steps.formats import xml as markup
 from steps.formats.objects import add_object, skip, turned
-from steps.markup import Node
-from steps.shapes import Box, around_points
-from steps.walk import Stems, files_below, is_image, join
+from steps.formats.shapes import Box, around_points
+from steps.formats.xml import Node
 
 TAG = "cvat_label_me"
 TITLE = "LabelMe 3.0"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from steps import texts
-from steps.dataset import Dataset
-from steps.errors import StepError
+from steps.common.errors import StepError
+from steps.dataset.lookup import files_below, is_image, join
+from steps.dataset.model import Dataset
+from steps.formats import text as texts
 from steps.formats.objects import add_object
-from steps.walk import files_below, is_image, join
 
 TAG = "cvat_mot"
 TITLE = "MOT 1.1"

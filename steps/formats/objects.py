@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from steps.dataset import Dataset
-from steps.shapes import Box, around_rotated
+from steps.dataset.model import Dataset
+from steps.formats.shapes import Box, around_rotated
 
 NO_CATEGORY = "box of a category that is not listed"
 

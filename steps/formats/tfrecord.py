@@ -16,11 +16,11 @@ from typing import Any
 
 import google_crc32c
 
-from steps import texts
-from steps.dataset import Dataset
-from steps.errors import StepError
+from steps.common.errors import StepError
+from steps.dataset.lookup import files_below, is_image
+from steps.dataset.model import Dataset
+from steps.formats import text as texts
 from steps.formats.objects import NO_CATEGORY
-from steps.walk import files_below, is_image
 
 TAG = "cvat_tfrecord"
 TITLE = "TFRecord 1.0"

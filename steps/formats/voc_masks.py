@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steps.errors import StepError
-from steps.shapes import Box
+from steps.common.errors import StepError
+from steps.formats.shapes import Box
 
 _VOID = (224, 224, 192)
 """Colour of the rim between objects in the challenge's own masks."""

@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
-from steps import texts
-from steps.dataset import Dataset
-from steps.errors import StepError
+from steps.common.errors import StepError
+from steps.dataset.lookup import Stems, files_below, is_image, join, parts_of, split_suffix
+from steps.dataset.model import Dataset
+from steps.formats import text as texts
 from steps.formats.objects import NO_CATEGORY
-from steps.shapes import around_points
-from steps.walk import Stems, files_below, is_image, join, parts_of, split_suffix
+from steps.formats.shapes import around_points
 
 TAG = "cvat_yolo"
 TITLE = "YOLO 1.1"

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from steps.errors import StepError
+from steps.common.errors import StepError
 
 
 def read_json(path: Path, step: str) -> Any:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from steps.errors import StepError
+from steps.common.errors import StepError
 
 
 @contextmanager

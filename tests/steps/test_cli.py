@@ -158,7 +158,7 @@ def test_full_disk_is_one_line() -> None:
         pytest.skip("this system has no /dev/full")
     code = """
 import typer
-from steps.console import run_app
+from steps.common.console import run_app
 
 app = typer.Typer()
 

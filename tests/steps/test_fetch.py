@@ -396,7 +396,7 @@ class TestArchives:
     def test_more_members_than_any_dump_has(
         self, no_aws: None, tmp_path: Path, dataset_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("steps.archive.MOST_MEMBERS", 100)
+        monkeypatch.setattr("steps.dump.archive.MOST_MEMBERS", 100)
         archive = self.write(tmp_path / "many.zip", *(f"images/{number:03}.jpg" for number in range(100)))
         with refused(archive, "101", "no dump has as many"):
             fetch_dump(str(archive), dataset_dir)

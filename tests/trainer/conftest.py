@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from drawing import draw_dataset
 
+from tests.trainer.drawing import draw_dataset
 from trainer.config import TrainConfig
 
 

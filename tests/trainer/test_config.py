@@ -101,6 +101,6 @@ def test_configuration_and_errors_need_no_torch():
 
 
 def test_every_model_name_is_built():
-    from trainer.architectures import ARCHITECTURES
+    from trainer.models.detr.architectures import ARCHITECTURES
 
     assert set(ARCHITECTURES) == set(MODEL_NAMES)

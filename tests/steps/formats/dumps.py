@@ -15,8 +15,8 @@ import datumaro
 import google_crc32c
 from PIL import Image
 
-from steps.dataset import Dataset
-from steps.findings import Findings
+from steps.dataset.findings import Findings
+from steps.dataset.model import Dataset
 
 CLASSES = ["bolt", "wing nut", "Öse"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from steps.report.counting import balance, class_rows, confusion, precision_by_class, size_rows
 from steps.report.matching import ValImage, collect, match
-from trainer.coco_eval import coco_metrics
+from trainer.evaluation.coco_metrics import coco_metrics
 
 NAMES = {3: "a", 9: "b", 5: "c"}
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from steps.errors import StepError
+from steps.common.errors import StepError
 from steps.report import write_report
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}

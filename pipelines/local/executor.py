@@ -1,0 +1,221 @@
+"""Run a compiled workflow on this machine: its DAG, its containers' arguments, its retries."""
+
+import contextlib
+import os
+import random
+import signal
+import string
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from simpleeval import InvalidExpression, simple_eval
+
+from pipelines.errors import PipelineError
+from pipelines.manifest.reader import STEPS_COMMAND, Manifest, substitute
+
+LINES_SHOWN = 20
+SECONDS_TO_STOP = 10
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class StepFailedError(PipelineError):
+    """A box of the workflow ended with something other than success."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A box, ready to run: what Argo would hand to the container, in this machine's words."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    retries: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a workflow and the folder of what it writes."""
+
+    name: str
+    namespace: str
+    folder: Path
+    parameters: Mapping[str, str]
+    tasks: Sequence[Task]
+
+    @property
+    def data(self) -> Path:
+        """Folder of the volume that holds the dataset."""
+        return self.folder / "data"
+
+    @property
+    def output(self) -> Path:
+        """Folder of the volume that holds what the run makes."""
+        return self.folder / "output"
+
+
+def plan(manifest: Manifest, overrides: Mapping[str, str], runs: Path) -> Run:
+    """Settle everything that a run needs, before anything is started.
+
+    Raises:
+        PipelineError: a parameter is unknown, or its value is one that the step would refuse.
+    """
+    suffix = "".join(random.choices(string.ascii_lowercase + string.digits, k=5))
+    name = manifest.metadata.get("name") or f"{manifest.metadata.get('generateName', 'workflow-')}{suffix}"
+    folder = runs.absolute() / name
+    manifest.check(overrides)
+    parameters = manifest.parameters(overrides)
+    values = {f"workflow.parameters.{key}": value for key, value in parameters.items()}
+    values |= {"workflow.name": name, "workflow.namespace": manifest.namespace}
+    tasks = [_task(task, template, values, manifest, folder) for task, template in manifest.tasks()]
+    return Run(name, manifest.namespace, folder, parameters, tasks)
+
+
+def _task(name: str, template: Mapping[str, Any], values: Mapping[str, str], manifest: Manifest, folder: Path) -> Task:
+    container = template["container"]
+    args = [substitute(argument, values) for argument in container["args"]]
+    if args[:3] != STEPS_COMMAND:
+        raise PipelineError(f"{manifest.path}: '{name}' runs {args[:3]}, and only `python -m steps` is run here")
+
+    # Every pod has a /tmp of its own; claims outlive it. Other volumes are the cluster's affair.
+    claims = {claim["metadata"]["name"] for claim in manifest.spec.get("volumeClaimTemplates", [])}
+    folders = {
+        mount["mountPath"]: folder / mount["name"]
+        for mount in container.get("volumeMounts", [])
+        if mount["name"] in claims
+    }
+    folders["/tmp"] = folder / "tmp" / name  # noqa: S108
+    environment = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
+    return Task(
+        name,
+        [sys.executable, *(_local(argument, folders) for argument in args[1:])],
+        environment,
+        template.get("retryStrategy") or {},
+    )
+
+
+def _local(argument: str, folders: Mapping[str, Path]) -> str:
+    """Give the local path of an argument that is a path in one of the container's volumes."""
+    for mount, folder in folders.items():
+        if argument == mount or argument.startswith(f"{mount}/"):
+            return f"{folder}{argument.removeprefix(mount)}"
+    return argument
+
+
+def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:
+    """Run the boxes one after the other, each as a process of its own.
+
+    Each writes to `logs/NAME.log` in the run's folder; on the console its lines show as they come.
+
+    Args:
+        run: what `plan` settled.
+        environment: variables for every box, on top of the manifest's.
+        console: where to show what happens.
+
+    Raises:
+        StepFailedError: a box failed, and its retries too. The message names it, its last lines and its log.
+    """
+    for task in run.tasks:
+        log = run.folder / "logs" / f"{task.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        (run.folder / "tmp" / task.name).mkdir(parents=True, exist_ok=True)
+        run.data.mkdir(exist_ok=True)
+        run.output.mkdir(exist_ok=True)
+        # Whoever has credentials of their own in the environment shall not reach their bucket with them.
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+        paths = [str(PROJECT), *filter(None, [inherited.get("PYTHONPATH")])]
+        variables = {**inherited, "PYTHONPATH": os.pathsep.join(paths), **task.environment, **environment}
+        for attempt in range(int(task.retries.get("limit", 0)) + 1):
+            started = time.monotonic()
+            status, last = _attempt(task, variables, log, console)
+            seconds = time.monotonic() - started
+            if status == 0:
+                console.print(f"[green]✓[/] [bold]{task.name}[/]  {seconds:.1f} s")
+                break
+            console.print(f"[red]✗[/] [bold]{task.name}[/]  {seconds:.1f} s, exit status {status}")
+            if attempt == int(task.retries.get("limit", 0)) or not _may_retry(task.retries, status, seconds):
+                lines = "\n".join(f"    {line}" for line in last)
+                raise StepFailedError(f"step '{task.name}' failed with exit status {status}\n{lines}\n  its log: {log}")
+            console.print(f"  trying again ({attempt + 1} of {task.retries['limit']})")
+
+
+def _may_retry(retries: Mapping[str, Any], status: int, seconds: float) -> bool:
+    """Tell whether the manifest's retry strategy covers a container's failure."""
+    if retries.get("retryPolicy", "OnFailure") not in ("Always", "OnFailure"):
+        return False  # A process that ended has failed; Argo's "error" is a pod that was lost.
+    if "expression" not in retries:
+        return True
+    expression = retries["expression"].replace("&&", " and ").replace("||", " or ")
+    last = {"exitCode": str(status), "status": "Failed", "duration": str(int(seconds)), "message": ""}
+    try:
+        return bool(simple_eval(expression, names={"lastRetry": last}, functions={"asInt": int, "asFloat": float}))
+    except InvalidExpression as error:
+        raise PipelineError(f"the retry expression '{retries['expression']}' cannot be read here: {error}") from None
+
+
+def _attempt(task: Task, environment: Mapping[str, str], log: Path, console: Console) -> tuple[int, list[str]]:
+    """Run a box once; give its exit status and its last lines."""
+    last: deque[str] = deque(maxlen=LINES_SHOWN)
+    columns = (SpinnerColumn(), TextColumn("[bold]{task.description}"), TimeElapsedColumn())
+    with (
+        log.open("a", encoding="utf-8") as file,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as clock,
+        _process(task.command, environment) as process,
+    ):
+        clock.add_task(task.name)
+        if not console.is_terminal:
+            console.print(f"▶ {task.name}", highlight=False)
+        assert process.stdout is not None
+        for line in process.stdout:
+            file.write(line)
+            file.flush()
+            last.append(line.rstrip("\n"))
+            console.print(f"  {line.rstrip()}", style="dim", markup=False, highlight=False, soft_wrap=True)
+        status = process.wait()
+    # A shell, and Kubernetes, say 128 + the number of the signal that ended a process.
+    return (status if status >= 0 else 128 - status), list(last)
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], environment: Mapping[str, str]) -> "Iterator[subprocess.Popen[str]]":
+    """Start a process and see to it that it, and what it started, does not outlive the block."""
+    process = subprocess.Popen(
+        command,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for number, patience in ((signal.SIGTERM, SECONDS_TO_STOP), (signal.SIGKILL, None)):
+            if process.poll() is not None:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def stop_on_sigterm() -> None:
+    """Let a plain `kill` end the run as Ctrl-C does, so that nothing that it started is left."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, stop)

@@ -1,0 +1,137 @@
+"""From a dump to a trained, evaluated, uploaded model on one machine."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from pipelines.errors import PipelineError
+from pipelines.local.executor import Run, execute, plan
+from pipelines.local.s3_server import S3Server, s3_server
+from pipelines.local.sample import draw_sample
+from pipelines.manifest.reader import Manifest
+from pipelines.workflow.parameters import ANNOTATION_PATH, MODEL, OUTPUT_PATH
+from steps.common.errors import StepError
+from steps.fetch import STATE_DIR, fetch_dump
+from steps.storage.store import BUCKET_VARIABLE, StorageConfig, open_storage
+
+BUCKET = "cvat-detr"
+# What a laptop trains in minutes; whatever is given in `--param` wins.
+LAPTOP = {MODEL.name: "detr_tiny"}
+
+
+def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str], runs: Path, console: Console) -> Run:
+    """Run the compiled workflow against an S3 server of its own, and show what came out.
+
+    Args:
+        manifest: a compiled manifest.
+        dump: a dump's folder or zip; None draws a sample.
+        overrides: workflow parameters.
+        runs: folder in which the run gets its own; `latest` there points to it.
+        console: where to show what happens.
+
+    Raises:
+        PipelineError: the dump is not there, a parameter is wrong, or a step failed.
+    """
+    started = time.monotonic()
+    if ANNOTATION_PATH.name in overrides:
+        raise PipelineError(f"'{ANNOTATION_PATH.name}' is settled by a local run: name the dump with DUMP=path")
+    if dump is not None and not dump.exists():
+        raise PipelineError(f"there is no dump {dump}: give the folder or .zip that CVAT exported")
+    workflow = Manifest.load(manifest)
+    # Where CVAT puts the dump of a namespace's first task: by the task's number, then date and time.
+    prefix = f"artifacts/{workflow.namespace}/annotations/1/{time.strftime('%m%d%Y%H%M%S')}/"
+    run = plan(workflow, {**LAPTOP, **overrides, ANNOTATION_PATH.name: prefix}, runs)
+    try:
+        run.folder.mkdir(parents=True)
+    except FileExistsError:
+        raise PipelineError(f"{run.folder} is there already: remove it, or give --runs another folder") from None
+    _point(runs / "latest", run.folder)
+
+    console.print(f"[bold]{run.name}[/] in {_short(run.folder)}", highlight=False)
+    with s3_server() as server:
+        server.client().create_bucket(Bucket=BUCKET)
+        storage = StorageConfig(
+            bucket=BUCKET,
+            endpoint=server.endpoint,
+            access_key=server.access_key,
+            secret_key=server.secret_key,
+        )
+        with tempfile.TemporaryDirectory(prefix="dump-") as folder:
+            count = _put_dump(dump, Path(folder), prefix, storage)
+        what = f"{dump}" if dump else "a sample that was drawn just now"
+        console.print(f"dump: {what}, {count} files in s3://{BUCKET}/{prefix}", highlight=False, soft_wrap=True)
+        execute(run, {**server.environment, BUCKET_VARIABLE: BUCKET}, console)
+        place = f"{run.namespace}/{run.parameters[OUTPUT_PATH.name]}/{run.name}"
+        _show_bucket(server, "".join(f"{part}/" for part in place.split("/") if part), console)
+    _show_result(run, time.monotonic() - started, console)
+    return run
+
+
+def _put_dump(dump: Path | None, folder: Path, prefix: str, storage: StorageConfig) -> int:
+    """Put a dump into the bucket, file by file as CVAT does; give the number of files."""
+    try:
+        if dump is None:
+            draw_sample(folder)
+        else:
+            fetch_dump(str(dump.absolute()), folder)
+        files = [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and STATE_DIR not in path.relative_to(folder).parts
+        ]
+        bucket, key = open_storage(prefix, storage)
+        bucket.upload([(path, f"{key}/{path.relative_to(folder).as_posix()}") for path in files])
+    except StepError as error:
+        raise PipelineError(str(error)) from None
+    return len(files)
+
+
+def _point(link: Path, folder: Path) -> None:
+    """Let `link` point to `folder`, without a moment in which it points nowhere."""
+    temporary = link.with_name(f".{folder.name}.link")
+    temporary.symlink_to(folder.name)
+    os.replace(temporary, link)
+
+
+def _show_bucket(server: S3Server, prefix: str, console: Console) -> None:
+    pages = server.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    table = Table("size", f"s3://{BUCKET}/{prefix}", title="in the bucket", title_justify="left", box=None)
+    table.columns[0].justify = "right"
+    for page in pages:
+        for entry in page.get("Contents", []):
+            table.add_row(decimal(entry["Size"]), entry["Key"].removeprefix(prefix))
+    console.print(table)
+
+
+def _show_result(run: Run, seconds: float, console: Console) -> None:
+    metrics, training = _read(run.output / "metrics.json"), _read(run.output / "train.json")
+    images = _read(run.data / "prepare_report.json")["images"]
+    table = Table("AP", "AP50", "classes", "images", "s a step", "minutes", title=run.name, title_justify="left")
+    table.add_row(
+        f"{metrics['AP']:.3f}",
+        f"{metrics['AP50']:.3f}",
+        str(len(metrics["per_class"])),
+        f"{images['train']} + {images['val']}",
+        f"{training['seconds_per_step']:.3f}",
+        f"{seconds / 60:.1f}",
+    )
+    console.print(table)
+    console.print(f"report: {_short(run.output / 'report.html')}", highlight=False, soft_wrap=True)
+    console.print(f"model:  {_short(run.output / 'checkpoints' / 'best.pth')}", highlight=False, soft_wrap=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    return content
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,1 @@
+"""Compiled manifests: reading and checking them."""

@@ -1,0 +1,150 @@
+"""Read a compiled workflow back: its parameters, its DAG, its containers."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.errors import PipelineError
+from steps.cli import parse
+from steps.common.errors import StepError
+
+STEPS_COMMAND = ["python", "-m", "steps"]
+"""How the arguments of a box begin."""
+
+TASK_KEYS = {"name", "template", "dependencies"}
+"""What a task may hold for us to run it: anything else changes what Argo would do."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A workflow, a workflow template, or the bare spec that Onepanel takes."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+    spec: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """Read a manifest.
+
+        Raises:
+            PipelineError: the file is not there, not YAML, or not a workflow.
+        """
+        document = read_yaml(path)
+        if not isinstance(document, dict):
+            raise PipelineError(f"{path} is not a workflow: run `make compile`")
+        spec = document.get("spec", document)
+        if not isinstance(spec, dict) or not {"entrypoint", "templates"} <= spec.keys():
+            raise PipelineError(f"{path} is not a workflow: it has no 'entrypoint' or no 'templates'")
+        return cls(path, document.get("metadata") or {}, spec)
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that the manifest is for."""
+        return str(self.metadata.get("namespace", "default"))
+
+    def parameters(self, overrides: Mapping[str, str]) -> dict[str, str]:
+        """Give the parameters' values, with `overrides` in place of the defaults.
+
+        Raises:
+            PipelineError: an override names no parameter, or a value that its options do not have.
+        """
+        declared = {each["name"]: each for each in self.spec.get("arguments", {}).get("parameters", [])}
+        for name, value in overrides.items():
+            if name not in declared:
+                close = difflib.get_close_matches(name, declared, n=1)
+                hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(declared)}"
+                raise PipelineError(f"there is no parameter '{name}': {hint}")
+            options = declared[name].get("enum")
+            if options and value not in options:
+                raise PipelineError(f"parameter '{name}' is '{value}': it can be {', '.join(options)}")
+        return {name: overrides.get(name, each["value"]) for name, each in declared.items()}
+
+    def tasks(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Give the DAG's tasks in an order that its dependencies allow, each with its template.
+
+        Raises:
+            PipelineError: the DAG uses what is not run here, or does not hang together.
+        """
+        templates = {template["name"]: template for template in self.spec["templates"]}
+        entry = templates.get(self.spec["entrypoint"], {})
+        if "dag" not in entry:
+            raise PipelineError(f"{self.path}: the entrypoint '{self.spec['entrypoint']}' is not a DAG")
+        tasks = {task["name"]: task for task in entry["dag"]["tasks"]}
+        for task in tasks.values():
+            if more := task.keys() - TASK_KEYS:
+                raise PipelineError(f"{self.path}: task '{task['name']}' has '{min(more)}', which only Argo can run")
+            if "container" not in templates.get(task["template"], {}):
+                raise PipelineError(f"{self.path}: task '{task['name']}' has no container template")
+        graph = {name: task.get("dependencies", []) for name, task in tasks.items()}
+        try:
+            order = list(TopologicalSorter(graph).static_order())
+        except CycleError as error:
+            raise PipelineError(f"{self.path}: the tasks {', '.join(error.args[1])} depend on one another") from None
+        if unknown := set(order) - tasks.keys():
+            raise PipelineError(f"{self.path}: a task depends on '{min(unknown)}', which is none")
+        return [(name, templates[tasks[name]["template"]]) for name in order]
+
+    def check(self, overrides: Mapping[str, str]) -> None:
+        """Refuse parameters that the workflow's steps would refuse once they run.
+
+        Raises:
+            PipelineError: a parameter is unknown, or a step does not take its value.
+        """
+        values = {f"workflow.parameters.{name}": value for name, value in self.parameters(overrides).items()}
+        for template in self.spec["templates"]:
+            written = template.get("container", {}).get("args", [])
+            if written[:3] == STEPS_COMMAND:
+                # What only the cluster knows, such as the workflow's name, stands in for itself.
+                self._check(template["name"], written, [substitute(word, values, strict=False) for word in written])
+
+    @staticmethod
+    def _check(name: str, written: Sequence[str], arguments: Sequence[str]) -> None:
+        try:
+            parse(arguments[len(STEPS_COMMAND) :])
+        except StepError as error:
+            for position, flag in enumerate(written[:-1]):
+                reference = written[position + 1]
+                if f"'{flag}'" in str(error) and reference.startswith("{{workflow.parameters."):
+                    parameter = reference.strip("{}").removeprefix("workflow.parameters.")
+                    reason = str(error).partition(": ")[2]
+                    raise PipelineError(f"parameter '{parameter}' is '{arguments[position + 1]}': {reason}") from None
+            raise PipelineError(f"{name}: {error}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a manifest's file, whatever it holds.
+
+    Raises:
+        PipelineError: the file is not there or not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read ({error.strerror}): run `make compile`") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+
+
+def substitute(text: str, values: Mapping[str, str], *, strict: bool = True) -> str:
+    """Replace each `{{name}}` once, as Argo does; when not `strict`, leave those without a value.
+
+    Raises:
+        PipelineError: a name has no value.
+    """
+
+    def value(match: "re.Match[str]") -> str:
+        name = match[1].strip()
+        if name not in values:
+            if not strict:
+                return match[0]
+            raise PipelineError(f"{match[0]} has no value here: only Argo can run this manifest")
+        return values[name]
+
+    return re.sub(r"\{\{(.*?)\}\}", value, text)

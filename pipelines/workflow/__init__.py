@@ -1,0 +1,1 @@
+"""The workflow as code, and what it compiles to."""

@@ -1,0 +1,73 @@
+"""The manifests, made from the workflow in `pipelines.workflow.dag`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.workflow.dag import LABELS, Options, Target, training_workflow, workflow_parameters
+
+HEADER = "# Made by `make compile` from pipelines/workflow.py. Change that, not this.\n"
+ONEPANEL_HEADER = (
+    HEADER
+    + """#
+# Paste this into Onepanel's template editor (Workflows > Workflow templates > Create template), and give the
+# template the label below in the same dialog: CVAT offers only templates that carry it.
+#
+#   {label}
+#
+"""
+)
+
+
+def manifests(options: Options) -> dict[Path, str]:
+    """Make every form of the workflow, by its path below the folder of manifests."""
+    argo = training_workflow(Target.ARGO, options).to_dict()
+    onepanel = training_workflow(Target.ONEPANEL, options).to_dict()["spec"]
+    onepanel["arguments"]["parameters"] = [
+        _form_field(parameter) for parameter in workflow_parameters(Target.ONEPANEL, options)
+    ]
+    # Core makes the pods' metadata itself.
+    onepanel.pop("podMetadata")
+    metadata = {key: value for key, value in argo["metadata"].items() if key != "generateName"}
+    template = {
+        "apiVersion": argo["apiVersion"],
+        "kind": "WorkflowTemplate",
+        "metadata": {"name": options.name, **metadata},
+        "spec": argo["spec"],
+    }
+    label = ", ".join(f"{key}: {value}" for key, value in LABELS.items())
+    return {
+        Path(f"onepanel/{options.name}.yaml"): ONEPANEL_HEADER.format(label=label) + _yaml(onepanel),
+        Path(f"argo/{options.name}.workflowtemplate.yaml"): HEADER + _yaml(template),
+        Path(f"argo/{options.name}.workflow.yaml"): HEADER + _yaml(argo),
+    }
+
+
+def _form_field(parameter: Any) -> dict[str, Any]:
+    """Give a parameter with the keys that Onepanel's forms read."""
+    field: dict[str, Any] = {
+        "name": parameter.name,
+        "value": parameter.value,
+        "displayName": parameter.display_name,
+        "hint": parameter.hint,
+        "type": parameter.type,
+        "visibility": parameter.visibility,
+    }
+    if parameter.required:
+        field["required"] = True
+    if parameter.options:
+        field["options"] = [{"name": option, "value": option} for option in parameter.options]
+    return field
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes values that are used twice in full: a reviewer reads no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _yaml(document: Mapping[str, Any]) -> str:
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)

@@ -1,0 +1,109 @@
+"""The workflow's parameters, each declared once.
+
+Defaults and explanations come from the signatures of the steps that take them; what is added here is how a
+form shows them. `{{workflow.parameters.NAME}}` in a container's arguments is `Parameter.reference`.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from steps.options import MODELS
+from steps.preparation.split import SPLITS
+from steps.prepare import prepare_data
+from steps.train import train_model
+
+# What CVAT's form draws, as Onepanel's core names it.
+TEXT = "input.text"
+NUMBER = "input.number"
+TEXTAREA = "textarea.textarea"
+SELECT = "select.select"
+NODE_POOL = "select.nodepool"
+
+# Who sees a parameter: the forms of CVAT and Onepanel; a workspace's owner; the workflow's author.
+PUBLIC = "public"
+INTERNAL = "internal"
+PRIVATE = "private"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A workflow parameter, with what Onepanel's forms need beside name and value."""
+
+    name: str
+    value: str
+    display_name: str
+    hint: str
+    type: str = TEXT
+    visibility: str = PUBLIC
+    required: bool = False
+    options: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> str:
+        """What Argo replaces by the parameter's value."""
+        return f"{{{{workflow.parameters.{self.name}}}}}"
+
+
+def _of_step(function: Callable[..., Any], argument: str, name: str, display_name: str, **more: Any) -> Parameter:
+    """Declare a parameter that is a step's argument: its default and its help are the step's."""
+    default = inspect.signature(function).parameters[argument].default
+    option = get_type_hints(function, include_extras=True)[argument].__metadata__[0]
+    return Parameter(name, **{"value": str(default), "hint": option.help, "display_name": display_name, **more})
+
+
+ANNOTATION_PATH = Parameter(
+    name="cvat-annotation-path",
+    value="annotation-dump/",
+    display_name="Dataset path",
+    hint="Key prefix of the annotated data in object storage. CVAT fills it in.",
+    visibility=INTERNAL,
+    required=True,
+)
+OUTPUT_PATH = Parameter(
+    name="cvat-output-path",
+    value="workflow-data/output",
+    display_name="Output path",
+    hint="Key prefix, under the namespace, of the folder in which each run leaves its artifacts.",
+    visibility=INTERNAL,
+    required=True,
+)
+CHECKPOINT = _of_step(
+    train_model, "checkpoint", "cvat-finetune-checkpoint", "Checkpoint path",
+)  # fmt: skip
+DUMP_FORMAT = _of_step(
+    prepare_data, "dump_format", "dump-format", "CVAT dump format", visibility=PRIVATE, required=True,
+)  # fmt: skip
+MODEL = _of_step(train_model, "model", "model", "Model", type=SELECT, options=MODELS, required=True)
+EPOCHS = _of_step(train_model, "epochs", "epochs", "Epochs", value="auto", required=True)
+BATCH_SIZE = _of_step(train_model, "batch_size", "batch-size", "Batch size", value="auto", required=True)
+VAL_SPLIT = _of_step(prepare_data, "val_split", "val-split", "Validation split", type=NUMBER, required=True)
+SPLIT = _of_step(prepare_data, "split", "split", "Split", type=SELECT, options=SPLITS, required=True)
+EXCLUDE = _of_step(prepare_data, "exclude", "exclude", "Attributes to leave out")
+HYPERPARAMETERS = _of_step(train_model, "hyperparameters", "hyperparameters", "Hyperparameters", type=TEXTAREA)
+SEED = _of_step(prepare_data, "seed", "seed", "Seed", type=NUMBER, visibility=PRIVATE, required=True)
+SYS_NODE_POOL = Parameter(
+    name="sys-node-pool",
+    value="default",
+    display_name="Node pool",
+    hint="Name of the node pool that trains and evaluates.",
+    type=NODE_POOL,
+    required=True,
+)
+
+PARAMETERS = (
+    ANNOTATION_PATH,
+    OUTPUT_PATH,
+    CHECKPOINT,
+    DUMP_FORMAT,
+    MODEL,
+    EPOCHS,
+    BATCH_SIZE,
+    VAL_SPLIT,
+    SPLIT,
+    EXCLUDE,
+    HYPERPARAMETERS,
+    SEED,
+)
+"""Those of every form of the workflow, in the order in which forms show them."""

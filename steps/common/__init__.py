@@ -1,0 +1,1 @@
+"""What every step needs: errors, console, progress, files."""

@@ -1,0 +1,86 @@
+"""Files that are either whole or not there."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from steps.common.errors import StepError
+from steps.dataset.findings import printable
+
+MOVED_ASIDE = {
+    f"annotations/instances_{subset}.json": f"annotations/dump/instances_{subset}.json" for subset in ("train", "val")
+}
+"""Files of a COCO dump that have the names of what we make of it, and where the prepare step keeps them."""
+
+
+def refuse_ways_out(folder: Path) -> None:
+    """Make sure that whatever is opened below `folder` lies there and is a file.
+
+    Raises:
+        StepError: there is a link that leads out of it, or what is neither a file nor a folder.
+    """
+    inside = os.path.realpath(folder) + os.sep
+    pending = [str(folder)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if not entry.is_symlink():
+                    if entry.is_dir():
+                        pending.append(entry.path)
+                        continue
+                    flaw = "" if entry.is_file() else "neither a file nor a folder"
+                elif not (target := os.path.realpath(entry.path)).startswith(inside):
+                    flaw = "a link that leads out of the folder"
+                else:
+                    flaw = "" if os.path.exists(target) else "a link that leads nowhere"
+                if flaw:
+                    name = printable(os.path.relpath(entry.path, folder))
+                    raise StepError(f"{folder}: '{name}' is {flaw}: remove it, or put there what it stands for")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside `target`; on success flush it and rename it to `target`.
+
+    On failure the temporary file is removed and `target` stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".part-{uuid.uuid4().hex}"
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(target: Path, value: Any, *, indent: bool = True) -> None:
+    """Write `value` as JSON, whole or not at all."""
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if indent else 0)
+    with replacing(target) as temporary:
+        temporary.write_bytes(orjson.dumps(value, option=options))
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """Read a JSON file that an earlier step wrote.
+
+    Raises:
+        StepError: the file is not there (`made_by` says what makes it) or is not JSON.
+    """
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise StepError(f"{path} is not there: {made_by} makes it, run that first") from None
+    except IsADirectoryError:
+        raise StepError(f"{path} is a folder, expected a JSON file: {made_by} makes it") from None
+    except orjson.JSONDecodeError as error:
+        raise StepError(
+            f"{path} is not readable JSON (line {error.lineno}, column {error.colno}: {error.msg}): "
+            f"remove it and run {made_by} again"
+        ) from None

@@ -1,0 +1,1 @@
+"""A dataset in memory and on the disk."""

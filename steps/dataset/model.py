@@ -1,0 +1,276 @@
+"""What a dump says, before anything of it is judged."""
+
+import re
+from array import array
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from steps.common.errors import StepError
+from steps.dataset.findings import Findings, printable, some
+
+EMBEDDED = "embedded"
+"""Folder in the dataset's for images that a dump holds inside of another file."""
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class: the id it will have in COCO, and its name."""
+
+    id: int
+    name: str
+    supercategory: str = ""
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes in columns, a row each: int64 `image`, `category` `[n]`; float64 `xywh` `[n, 4]`; bool `crowd`,
+    `relative` `[n]`."""
+
+    image: NDArray[np.int64]
+    category: NDArray[np.int64]
+    xywh: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    relative: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, rows: NDArray[Any]) -> "Boxes":
+        return Boxes(self.image[rows], self.category[rows], self.xywh[rows], self.crowd[rows], self.relative[rows])
+
+
+class Dataset:
+    """What a dump says, in columns, so that a million boxes are cheap; readers fill it in the dump's order.
+
+    Readers check what they must to read on, and pass the rest as it is written: whether images exist, which
+    file a name means, and whether a box is any good is judged once, later, for all formats.
+    """
+
+    def __init__(self, root: Path, findings: Findings, exclude: Collection[str] = ()) -> None:
+        """Starts empty.
+
+        Args:
+            root: the dataset's folder; readers open nothing outside it.
+            findings: where readers note what they met.
+            exclude: attributes, each `name` or `name=value`; boxes that have one are left out.
+        """
+        self.root = root
+        self.findings = findings
+        self.categories: list[Category] = []
+        self.names: list[str] = []
+        """Of the images, as the dump writes them."""
+        self.subsets: list[str] = []
+        self.sizes: list[tuple[int, int] | None] = []
+        """Width and height in px as the dump says; None where it does not."""
+        self.sources: list[int] = []
+        """The annotation file that lists each image, by its number in `source_names`."""
+        self.source_names: list[str] = []
+        self.files: dict[int, str] = {}
+        """Images whose file in `root` is known without looking for their name."""
+        self.video = False
+        """Whether the format says that the images are frames of a video."""
+        self.exclude = tuple(exclude)
+        self.attributes_seen: set[str] = set()
+        self._excluded = [(name.strip(), value.strip()) for name, _, value in (rule.partition("=") for rule in exclude)]
+        self._by_name: dict[str, int] = {}
+        self._ids: set[int] = set()
+        self._chunks: list[Boxes] = []
+        self._embedded_files: set[str] = set()
+        self._rows: list[tuple[int, int, bool, bool]] = []
+        self._numbers = array("d")
+
+    def begin(self, source: Path) -> None:
+        """Say which annotation file the images from now on are listed in; one file is said once, or not at all."""
+        self.source_names.append(source.relative_to(self.root).as_posix())
+
+    def __str__(self) -> str:
+        return f"{some(self.source_names)} in {self.root}" if self.source_names else f"the dump in {self.root}"
+
+    def category(self, name: str, *, id: int | None = None, supercategory: str = "") -> int:
+        """Give the index of a class; a name that is not known yet is added, with `id` where that is free."""
+        # Half of a surrogate pair, which JSON can write and no file can hold.
+        name = name.encode(errors="replace").decode()
+        if (known := self._by_name.get(name)) is not None:
+            return known
+        if id is None or id in self._ids:
+            id = max(self._ids, default=0) + 1
+        self._ids.add(id)
+        self._by_name[name] = index = len(self.categories)
+        self.categories.append(Category(id, name, supercategory))
+        return index
+
+    def image(self, name: str, *, subset: str = "", width: Any = None, height: Any = None) -> int:
+        """Add an image; give its index.
+
+        Args:
+            name: path as the dump writes it, with or without the folder of images, of this machine or another's;
+                without a suffix it means the image file of that stem.
+            subset: of the dump, such as `train`.
+            width: in px, where the dump says.
+            height: in px, where the dump says.
+        """
+        self.names.append(name)
+        self.subsets.append(subset)
+        self.sizes.append(_size(width, height))
+        self.sources.append(max(len(self.source_names) - 1, 0))
+        return len(self.names) - 1
+
+    def embedded(self, name: str, content: bytes, *, subset: str = "", width: Any = None, height: Any = None) -> int:
+        """Add an image that the dump holds inside of another file: it is written below `embedded`.
+
+        Raises:
+            StepError: `name` leads out of that folder, two images have it, or a file is in its way.
+        """
+        parts = path_parts(name)
+        file = "/".join((EMBEDDED, *filter(None, path_parts(subset)), *parts)) if parts else ""
+        if not file or any(len(part.encode()) > 250 or not part.isprintable() for part in parts):
+            raise StepError(f"an image inside the dump is named '{printable(name)}', which no file can be: rename it")
+        if file in self._embedded_files:
+            raise StepError(f"two images inside the dump are named '{printable(name)}': rename one")
+        self._embedded_files.add(file)
+        target = self.root / file
+        if not (target.is_file() and target.stat().st_size == len(content) and target.read_bytes() == content):
+            unfinished = self.root / EMBEDDED / ".part-image"
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # Renamed, so that a killed run leaves no half of it; not flushed, as a next run compares the bytes.
+                unfinished.write_bytes(content)
+                unfinished.replace(target)
+            except (FileExistsError, IsADirectoryError, NotADirectoryError):
+                raise StepError(
+                    f"an image inside the dump is named '{printable(name)}', but {target} needs a folder where a file "
+                    "is, or a file where a folder is: rename one"
+                ) from None
+        index = self.image(name, subset=subset, width=width, height=height)
+        self.files[index] = file
+        return index
+
+    def box(
+        self,
+        image: int,
+        category: int,
+        x: Any,
+        y: Any,
+        width: Any,
+        height: Any,
+        *,
+        crowd: bool = False,
+        relative: bool = False,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a box.
+
+        Args:
+            image: index that `image` gave.
+            category: index that `category` gave.
+            x: of the left edge, in px, or in fractions of the image where `relative`; any number, not a number too.
+            y: of the upper edge.
+            width: of the box.
+            height: of the box.
+            crowd: whether it is a region of many objects, which is not trained on.
+            relative: whether the numbers are fractions of the image's width and height.
+            attributes: what the dump says of the box, such as `occluded`: only looked at to leave boxes out.
+        """
+        if attributes and self.excludes(attributes, lambda: self.names[image]):
+            return
+        try:
+            numbers = [float(x), float(y), float(width), float(height)]
+        except (TypeError, ValueError, OverflowError):
+            self.findings.note("dropped", "box that is not four numbers", self.names[image])
+            return
+        if isinstance(x, str) or isinstance(y, str) or isinstance(width, str) or isinstance(height, str):
+            self.findings.note("repaired", "box written as text", self.names[image])
+        self._numbers.extend(numbers)
+        self._rows.append((image, category, crowd, relative))
+
+    def add_boxes(
+        self, image: ArrayLike, category: ArrayLike, xywh: ArrayLike, crowd: ArrayLike, *, relative: bool = False
+    ) -> None:
+        """Add many boxes in px at once: `image`, `category` and `crowd` `[n]`, `xywh` `[n, 4]`."""
+        self._flush()
+        images = np.asarray(image, np.int64)
+        self._chunks.append(
+            Boxes(
+                images,
+                np.asarray(category, np.int64),
+                np.asarray(xywh, np.float64).reshape(-1, 4),
+                np.asarray(crowd, bool),
+                np.full(len(images), relative),
+            )
+        )
+
+    def boxes(self) -> Boxes:
+        """Give all boxes in the order in which they were added."""
+        self._flush()
+        columns = zip(*((b.image, b.category, b.xywh, b.crowd, b.relative) for b in self._chunks), strict=True)
+        if not self._chunks:
+            none = np.zeros(0, np.int64)
+            return Boxes(none, none, np.zeros((0, 4)), none.astype(bool), none.astype(bool))
+        self._chunks = [Boxes(*(np.concatenate(column) for column in columns))]
+        return self._chunks[0]
+
+    def excludes(self, attributes: Mapping[str, Any], where: Callable[[], str]) -> bool:
+        """Tell whether a box with these attributes is to be left out, and count it if so."""
+        if not self._excluded:
+            return False
+        self.attributes_seen.update(attributes)
+        for name, wanted in self._excluded:
+            value = attributes.get(name)
+            if str(value) == wanted if wanted else _is_set(value):
+                rule = f"box with the attribute {name}={wanted}" if wanted else f"box with the attribute {name}"
+                self.findings.note("skipped", rule, where())
+                return True
+        return False
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        rows = np.array(self._rows, np.int64)
+        self._chunks.append(
+            Boxes(
+                rows[:, 0],
+                rows[:, 1],
+                np.array(self._numbers).reshape(-1, 4),
+                rows[:, 2].astype(bool),
+                rows[:, 3].astype(bool),
+            )
+        )
+        self._rows, self._numbers = [], array("d")
+
+
+def path_parts(name: str) -> list[str]:
+    """Split a path as a dump writes it, on any system and of any machine, into its folders and its file.
+
+    Raises:
+        StepError: it leads out of the folder it starts from.
+    """
+    parts: list[str] = []
+    for part in re.split(r"[\\/]+", name):
+        if part == "..":
+            if not parts:
+                raise StepError(
+                    f"the dump names the file '{printable(name)}', which lies outside of its folder: name it by its "
+                    "path in the dump"
+                )
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return parts
+
+
+def _size(width: Any, height: Any) -> tuple[int, int] | None:
+    try:
+        size = int(width), int(height)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return size if min(size) > 0 else None
+
+
+def _is_set(value: Any) -> bool:
+    """Tell whether an attribute is on, in the many ways that formats write it."""
+    return str(value).strip().lower() not in ("", "0", "0.0", "false", "no", "none")

@@ -1,0 +1,1 @@
+"""A dump on its way in: archives, and what was fetched already."""

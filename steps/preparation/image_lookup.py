@@ -1,0 +1,211 @@
+"""Which file of the dump an image's name means."""
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from steps.common.errors import StepError
+from steps.dataset.findings import printable, some
+from steps.dataset.lookup import IMAGE_SUFFIXES
+from steps.dataset.model import EMBEDDED, Dataset, path_parts
+
+
+def image_files(root: Path) -> list[str]:
+    """Give the paths in `root` of its image files, sorted; hidden ones are none of the dump's."""
+    found: list[str] = []
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                name = folder + entry.name
+                if entry.name.startswith(".") or name == EMBEDDED:
+                    continue
+                if entry.is_dir():
+                    # What a link leads to is found where it lies.
+                    if entry.name != "__MACOSX" and not entry.is_symlink():
+                        pending.append(f"{name}/")
+                elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                    found.append(name)
+    return sorted(found)
+
+
+def find_images(dataset: Dataset, there: Sequence[str]) -> list[str | None]:
+    """Give the file in the dataset's folder that each image means, or None where it is not there.
+
+    The exact places come first: below `images/<subset>`, `images`, and the folder itself. Else it is the file that
+    shares the longest tail of folders and name, because exporters write paths of their own machine; upper and lower
+    case and the Unicode form count only where more than one file is left.
+
+    Args:
+        dataset: names and subsets of the images.
+        there: the files that there are, as `image_files` gives them.
+
+    Raises:
+        StepError: a name leads out of the folder or can be several files, two names mean the same file, or more than
+            half of the images are not there.
+    """
+    # Which JSON could not name.
+    nameless = [file for file in there if not file.isascii() and not _is_text(file)]
+    dataset.findings.note_all("skipped", "image whose name is not UTF-8", nameless, len(nameless))
+    exact = set(there).difference(nameless)
+    tails = _Tails(sorted(exact))
+    found: list[str | None] = []
+    sure: dict[int, str] = {}
+    for index, (name, subset) in enumerate(zip(dataset.names, dataset.subsets, strict=True)):
+        file = dataset.files.get(index)
+        if file is None and ".." not in name:
+            for place in (f"images/{subset}/{name}", f"images/{name}", name):
+                if place in exact:
+                    file = place
+                    sure[index] = place
+                    break
+        if file is None:
+            file = _search(dataset, index, tails)
+        found.append(file)
+    _refuse_names_of_one_file(dataset, found, sure)
+    _report_absent(dataset, found, len(there))
+    unlisted = exact - set(found)
+    dataset.findings.note_all("skipped", "image that no annotation file lists", sorted(unlisted), len(unlisted))
+    return found
+
+
+def _search(dataset: Dataset, index: int, tails: "_Tails") -> str | None:
+    name = dataset.names[index]
+    parts = path_parts(name)
+    candidates = tails.find(parts) if parts else []
+    if len(candidates) > 1:
+        written = _form("/".join(parts))
+        places = (_form(f"images/{dataset.subsets[index]}/") + written, f"images/{written}", written)
+        alike = [_alike(parts, file) for file in candidates]
+        candidates = [file for file, count in zip(candidates, alike, strict=True) if count == max(alike)]
+        candidates = [file for place in places for file in candidates if _form(file) == place][:1] or candidates
+    if len(candidates) > 1:
+        raise StepError(
+            f"{_source(dataset, index)}: '{printable(name)}' can be {some(candidates)} below {dataset.root}: "
+            "name it by its folder"
+        )
+    if not candidates:
+        return None
+    for what in _differences(name, parts, candidates[0]):
+        dataset.findings.note("repaired", what, name)
+    return candidates[0]
+
+
+def _alike(parts: Sequence[str], file: str) -> int:
+    """How many of the last parts are the same to the letter."""
+    pairs = zip(reversed(parts), reversed(file.split("/")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: _form(pair[0]) == _form(pair[1]), pairs))
+
+
+def _differences(name: str, parts: Sequence[str], file: str) -> list[str]:
+    """Say in which ways a name differs from the file that it means."""
+    base, tail = file.rpartition("/")[2], file.split("/")[-len(parts) :]
+    foreign = name.startswith(("/", "\\")) or name[1:2] == ":"
+    told = ["name that is a path of another machine"] if foreign else []
+    if "\\" in name and not foreign:
+        told.append("name with backslashes")
+    if list(parts)[-len(tail) :] == tail or parts[-1] == base:
+        return told
+    if _form(parts[-1]) == _form(base):
+        told.append("name in another Unicode form than the file's")
+    elif _folded(parts[-1]) == _folded(base):
+        told.append("name in other upper and lower case than the file's")
+    return told
+
+
+class _Tails:
+    """Files by every tail of their paths, without regard to case and Unicode form, with and without suffix."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._files = files
+        self._by_tail: dict[str, list[str]] | None = None
+
+    def find(self, parts: Sequence[str]) -> list[str]:
+        """Give the files that share the longest tail with a path."""
+        if self._by_tail is None:
+            self._by_tail = self._index()
+        folded = [_folded(part) for part in parts]
+        for start in range(len(folded)):
+            if found := self._by_tail.get("/".join(folded[start:])):
+                return found
+        return []
+
+    def _index(self) -> dict[str, list[str]]:
+        by_tail: dict[str, list[str]] = defaultdict(list)
+        for file in self._files:
+            folded = _folded(file)
+            for whole in (folded, os.path.splitext(folded)[0]):
+                tail = whole
+                while tail:
+                    by_tail[tail].append(file)
+                    tail = tail.partition("/")[2]
+        return dict(by_tail)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _form(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return name.lower() if name.isascii() else _form(_form(name).casefold())
+
+
+def _refuse_names_of_one_file(dataset: Dataset, found: list[str | None], sure: dict[int, str]) -> None:
+    """Refuse names that differ and lead to one file; where one is its very path (`sure`), the others are absent."""
+    named = {file: index for index, file in sure.items()}
+    known = set(named)
+    for index, file in enumerate(found):
+        if file is None or index in sure:
+            continue
+        first = named.setdefault(file, index)
+        if first == index or _same(dataset, first, index):
+            continue
+        if file in known:
+            found[index] = None
+            continue
+        raise StepError(
+            f"{_source(dataset, index)}: '{printable(dataset.names[first])}' and '{printable(dataset.names[index])}' "
+            f"both lead to {dataset.root / file}, the only image of that name: dump the task again with its folders"
+        )
+
+
+def _same(dataset: Dataset, one: int, other: int) -> bool:
+    """Tell whether two images that lead to one file may well be one: other annotation files start elsewhere."""
+    if dataset.names[one] == dataset.names[other]:
+        return True
+    a, b = (path_parts(_folded(dataset.names[index])) for index in (one, other))
+    length = max(len(a), len(b)) if dataset.sources[one] == dataset.sources[other] else min(len(a), len(b))
+    return [_stem(part) for part in a[-length:]] == [_stem(part) for part in b[-length:]]
+
+
+def _stem(part: str) -> str:
+    stem, suffix = os.path.splitext(part)
+    return stem if suffix in IMAGE_SUFFIXES else part
+
+
+def _report_absent(dataset: Dataset, found: Sequence[str | None], there: int) -> None:
+    absent = [name for name, file in zip(dataset.names, found, strict=True) if file is None]
+    if 2 * len(absent) > len(found):
+        remedy = "dump the task again with its images" if there else "tick 'Save images' when dumping"
+        raise StepError(
+            f"{len(absent)} of the {len(found)} images of {dataset} are not there ({some(absent)}): {remedy}"
+        )
+    dataset.findings.note_all("dropped", "image that is listed but not there", absent, len(absent))
+
+
+def _source(dataset: Dataset, index: int) -> str:
+    """Name the annotation file that lists an image."""
+    names = dataset.source_names
+    return str(dataset.root / names[dataset.sources[index]] if names else dataset.root)

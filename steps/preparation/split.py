@@ -1,0 +1,277 @@
+"""Which images train and which validate."""
+
+import hashlib
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from itertools import pairwise
+from typing import Literal, get_args
+
+import numpy as np
+
+from steps.common.errors import StepError
+from steps.dataset.findings import Findings
+from steps.preparation.clean import Clean
+
+log = logging.getLogger(__name__)
+
+Split = Literal["auto", "stratified", "random", "blocks", "folder"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+TRAIN_SUBSETS = {"train", "training"}
+VAL_SUBSETS = {"val", "valid", "validation"}
+TEST_SUBSETS = {"test", "testing"}
+PARTS = 20
+"""Blocks that a dump's frames are cut into, about."""
+Sets = tuple[list[int], list[int]]
+"""Images that train and images that validate, as numbers of `Clean.files`, ascending."""
+
+
+def split_images(data: Clean, method: Split, val_split: int, seed: int, findings: Findings) -> Sets:
+    """Divide the images by one of `SPLITS`.
+
+    Where an image goes hangs on its own name more than on the others: adding an image moves few.
+
+    Args:
+        data: the images and their boxes.
+        method: `auto` keeps the dump's own train and val subsets, and is `stratified` where it has none.
+        val_split: percent of the images that validate; 0 for validating on the training images.
+        seed: of the choice.
+        findings: where images that are left out are noted.
+
+    Raises:
+        StepError: the images lie in one folder, and shall be divided by folder.
+    """
+    everything = list(range(len(data.files)))
+    if method == "auto" and (sets := _own_subsets(data, findings)):
+        return sets
+    if not val_split:
+        return _train_on_all(everything, "--val-split is 0")
+    order = _order(data.files, seed)
+    share = val_split / 100
+    if method in ("blocks", "folder"):
+        groups = _blocks(data.files) if method == "blocks" else _folders(data.files)
+        if method == "folder" and len(set(groups)) < 2:
+            raise StepError("--split folder needs images in several folders, all are in one: choose another --split")
+        val = _whole_groups(groups, share, seed)
+    elif method == "random":
+        val = set(order[: _count(len(order), share)])
+    else:
+        val = _stratified(_labels(data), order, share)
+    train = [image for image in everything if image not in val]
+    with_boxes = set(data.boxes.image.tolist())
+    for images in (train, val):
+        if not with_boxes.intersection(images):
+            return _train_on_all(everything, "only one side of a split would have boxes")
+    return train, sorted(val)
+
+
+def _train_on_all(images: list[int], why: str) -> Sets:
+    log.warning("WARNING: %s: validating on the training images; the AP will say little about new images", why)
+    return images, images
+
+
+def _own_subsets(data: Clean, findings: Findings) -> Sets | None:
+    """Give the division that the dump comes with, if it has one."""
+    names = [subset.lower() for subset in data.subsets]
+    there = set(names)
+    held_out = there & VAL_SUBSETS or there & TEST_SUBSETS
+    if not there & TRAIN_SUBSETS or not held_out:
+        return None
+    left_out = (there & TEST_SUBSETS) - held_out
+    log.info("the dump has its own subsets (%s): they are kept, --val-split is not used", ", ".join(sorted(there)))
+    unused = [file for file, name in zip(data.files, names, strict=True) if name in left_out]
+    what = "image of the dump's test subset: neither trained nor validated on"
+    findings.note_all("skipped", what, unused, len(unused))
+    val = [image for image, name in enumerate(names) if name in held_out]
+    return [image for image, name in enumerate(names) if name not in held_out | left_out], val
+
+
+def _order(names: Sequence[Hashable], seed: int) -> list[int]:
+    """Shuffle by each name alone: another one more leaves the order of these."""
+
+    def place(index: int) -> bytes:
+        return hashlib.sha256(f"{seed}/{names[index]}".encode(errors="surrogateescape")).digest()
+
+    return sorted(range(len(names)), key=place)
+
+
+def _count(total: int, share: float) -> int:
+    """How many of so many validate: rounded, but some on either side where that is possible."""
+    return min(max(round(total * share), 1), total - 1) if total > 1 else 0
+
+
+def _labels(data: Clean) -> list[set[int]]:
+    """The classes of each image; crowds are none that is validated on."""
+    labels: list[set[int]] = [set() for _ in data.files]
+    single = ~data.boxes.crowd
+    for image, category in zip(data.boxes.image[single].tolist(), data.boxes.category[single].tolist(), strict=True):
+        labels[image].add(category)
+    return labels
+
+
+def _stratified(labels: Sequence[set[int]], order: Sequence[int], share: float) -> set[int]:
+    """Divide the images of each class alike, the rarest class first.
+
+    An image counts for its rarest class, and one without boxes for none. Rounding is carried from class to class,
+    so that the whole is as large as it should be. Every class in two images or more occurs on both sides.
+    """
+    images_of = Counter(label for found in labels for label in found)
+    strata: dict[int | None, list[int]] = defaultdict(list)
+    for image in order:
+        rarest = min(labels[image], key=lambda label: (images_of[label], label), default=None)
+        strata[rarest].append(image)
+    # Images without boxes last, where the rounding of all others is known.
+    keys = sorted(strata, key=lambda label: (label is None, images_of[label] if label is not None else 0, label or 0))
+    val: set[int] = set()
+    seen: set[int] = set()
+    total = 0
+    for key in keys:
+        stratum = strata[key]
+        total += len(stratum)
+        needed = key is None or key not in seen
+        count = max(round(total * share) - len(val), int(needed))
+        chosen = stratum[: min(count, len(stratum) - 1)]
+        val.update(chosen)
+        seen.update(label for image in chosen for label in labels[image])
+    _let_every_class_validate(labels, order, images_of, val)
+    return val
+
+
+def _let_every_class_validate(
+    labels: Sequence[set[int]], order: Sequence[int], images_of: Counter[int], val: set[int]
+) -> None:
+    """Move an image of each class that one side lacks, where that takes no class from the other."""
+    in_val = Counter(label for image in val for label in labels[image])
+    for label in sorted(images_of, key=lambda label: (images_of[label], label)):
+        if images_of[label] < 2 or 0 < in_val[label] < images_of[label]:
+            continue
+        if in_val[label]:
+            movable = (image for image in reversed(order) if image in val and all(in_val[x] > 1 for x in labels[image]))
+        else:
+            movable = (
+                image
+                for image in order
+                if image not in val and all(images_of[x] - in_val[x] > 1 for x in labels[image])
+            )
+        image = next((image for image in movable if label in labels[image]), None)
+        if image is not None:
+            val ^= {image}
+            in_val.update(dict.fromkeys(labels[image], 1 if image in val else -1))
+
+
+def _whole_groups(groups: Sequence[Hashable], share: float, seed: int) -> set[int]:
+    """Let whole groups of images validate until their number is as near to the share as it gets."""
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for image, group in enumerate(groups):
+        members[group].append(image)
+    names = list(members)
+    val: set[int] = set()
+    wanted = len(groups) * share
+    for index in _order(names, seed):
+        images = members[names[index]]
+        if len(val) + len(images) < len(groups) and abs(len(val) + len(images) - wanted) < abs(len(val) - wanted):
+            val.update(images)
+    if not val and len(names) > 1:
+        # Every group is more than twice what was asked for: the smallest is nearest.
+        val.update(min(members.values(), key=lambda images: len(list(images))))
+    return val
+
+
+def _folders(files: Sequence[str]) -> list[Hashable]:
+    return [file.rpartition("/")[0] for file in files]
+
+
+def _blocks(files: Sequence[str]) -> list[Hashable]:
+    """Cut every sequence of frames into blocks of as many, so that there are about `PARTS` in all."""
+    # A power of two: it changes only when the dump doubles.
+    length = 2 ** max(round(np.log2(max(len(files), 1) / PARTS)), 0)
+    groups: list[Hashable] = [None] * len(files)
+    for name, frames in _sequences(files).items():
+        for place, image in enumerate(frames):
+            groups[image] = (name, place // length)
+    return groups
+
+
+def _sequences(files: Sequence[str]) -> dict[str, list[int]]:
+    """Give the images by folder and by what stands before their number, in the order of that number."""
+    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for image, file in enumerate(files):
+        name, number = _numbered(file)
+        found[name].append((number, image))
+    return {name: [image for _, image in sorted(frames)] for name, frames in found.items()}
+
+
+_NUMBER = re.compile(r"(\d{1,18})(?=\D*$)", re.ASCII)
+
+
+def _numbered(file: str) -> tuple[str, int]:
+    """Take the last number out of a file's name; -1 where it has none."""
+    folder, _, base = file.rpartition("/")
+    stem = base.rpartition(".")[0]
+    number = _NUMBER.search(stem)
+    if number is None:
+        return folder, -1
+    return f"{folder}/{stem[: number.start()]}", int(number[1])
+
+
+FEWEST_FRAMES = 10
+"""Images from which a sequence can look like a video."""
+PAIRS = 300
+"""Neighbouring images that are looked at."""
+MOST_BOXES = 100
+"""Boxes of each of them that are."""
+
+
+def likely_video(data: Clean, known: bool) -> str:
+    """Say why the images look like frames of a video; empty when they do not.
+
+    Numbers that follow each other are no proof, as cameras count photographs too: boxes that lie in one image where
+    they lie in the one before are.
+
+    Args:
+        data: the images and their boxes.
+        known: whether the dump's format says so.
+    """
+    if known:
+        return "the dump's format holds frames of a video"
+    if len(data.files) < FEWEST_FRAMES:
+        return ""
+    if sum(file.rpartition("/")[2].startswith("frame_") for file in data.files) > len(data.files) / 2:
+        return "the images are named as CVAT names the frames of a video"
+    pairs = [
+        (one, other)
+        for frames in _sequences(data.files).values()
+        if len(frames) >= FEWEST_FRAMES
+        for one, other in pairwise(frames)
+        if 0 < _numbered(data.files[other])[1] - _numbered(data.files[one])[1] <= 2
+    ]
+    if len(pairs) < len(data.files) / 2:
+        return ""
+    step = -(-len(pairs) // PAIRS)
+    if _carried_over(data, pairs[::step]) < 0.5:
+        return ""
+    return "the images are numbered, and most boxes lie where they lie in the image before"
+
+
+def _carried_over(data: Clean, pairs: Sequence[tuple[int, int]]) -> float:
+    """The part of boxes that overlap one of their class in the next image by half or more (IoU)."""
+    starts = np.searchsorted(data.boxes.image, np.arange(len(data.files) + 1))
+
+    def of(image: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = slice(starts[image], min(starts[image + 1], starts[image] + MOST_BOXES))
+        xywh = data.boxes.xywh[rows]
+        return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1), data.boxes.category[rows]
+
+    boxes = same = 0
+    for one, other in pairs:
+        (a, class_a), (b, class_b) = of(one), of(other)
+        if not len(a) or not len(b):
+            continue
+        sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+        common = np.clip(sides, 0, None).prod(2)
+        area_a, area_b = (a[:, 2:] - a[:, :2]).prod(1), (b[:, 2:] - b[:, :2]).prod(1)
+        overlaps = common >= 0.5 * (area_a[:, None] + area_b[None] - common)
+        boxes += len(a)
+        same += int((overlaps & (class_a[:, None] == class_b[None])).any(1).sum())
+    return same / boxes if boxes else 0.0

@@ -1,0 +1,1 @@
+"""Object storage: addresses, credentials, and the bytes to and fro."""

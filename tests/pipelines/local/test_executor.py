@@ -1,0 +1,124 @@
+"""Planning and executing a manifest, with real processes of the real steps."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from pipelines.errors import PipelineError
+from pipelines.local.executor import Run, StepFailedError, execute, plan
+from pipelines.manifest.reader import Manifest
+
+PREPARE = ["python", "-m", "steps", "prepare", "--dataset-dir", "/mnt/data", "--val-split"]
+ALWAYS = {"limit": "2", "retryPolicy": "Always"}
+
+
+def planned(folder: Path, args: list[str], retries: dict[str, str] | None = None, **overrides: str) -> Run:
+    """Plan a workflow of one box."""
+    container = {
+        "args": args,
+        "env": [{"name": "GREETING", "value": "hello"}, {"name": "SECRET", "valueFrom": {"secretKeyRef": {}}}],
+        "volumeMounts": [
+            {"name": "data", "mountPath": "/mnt/data"},
+            {"name": "dshm", "mountPath": "/dev/shm"},
+        ],
+    }
+    box: dict[str, Any] = {"name": "box", "container": container}
+    spec = {
+        "entrypoint": "main",
+        "arguments": {"parameters": [{"name": "split", "value": "20"}]},
+        "templates": [
+            {"name": "main", "dag": {"tasks": [{"name": "the-box", "template": "box"}]}},
+            {**box, "retryStrategy": retries} if retries else box,
+        ],
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}}],
+    }
+    path = folder / "workflow.yaml"
+    path.write_text(yaml.safe_dump({"metadata": {"generateName": "wf-"}, "spec": spec}))
+    return plan(Manifest.load(path), overrides, folder / "runs")
+
+
+def executed(run: Run) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    try:
+        execute(run, {}, console)
+    except StepFailedError as error:
+        console.print(error, markup=False)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_volumes_and_tmp_become_folders_of_the_run(tmp_path: Path) -> None:
+    args = ["python", "-m", "steps", "evaluate", "--dataset-dir", "/mnt/data/sub", "--output-dir", "/mnt/database"]
+    run = planned(tmp_path, [*args, "--metrics-file", "/tmp/m.json"])
+    (task,) = run.tasks
+    assert task.command[task.command.index("--dataset-dir") + 1] == str(run.folder / "data" / "sub")
+    assert task.command[task.command.index("--output-dir") + 1] == "/mnt/database", "no volume is mounted there"
+    assert task.command[task.command.index("--metrics-file") + 1] == str(run.folder / "tmp" / "the-box" / "m.json")
+    assert task.environment == {"GREETING": "hello"}
+
+
+def test_each_run_has_a_name_and_a_folder_of_its_own(tmp_path: Path) -> None:
+    runs = [planned(tmp_path, [*PREPARE, "20"]) for _ in range(2)]
+    assert runs[0].folder != runs[1].folder
+    assert all(re.fullmatch(r"wf-[a-z0-9]{5}", run.name) for run in runs)
+
+
+@pytest.mark.parametrize(("value", "said"), [("abc", "integer"), ("100", "less than or equal to 99")])
+def test_a_value_that_a_step_refuses_is_refused_before_anything_runs(tmp_path: Path, value: str, said: str) -> None:
+    with pytest.raises(PipelineError, match=f"parameter 'split' is '{value}'.*{said}"):
+        planned(tmp_path, [*PREPARE, "{{workflow.parameters.split}}"], split=value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_no_step_is_not_run(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="only `python -m steps`"):
+        planned(tmp_path, ["sh", "-c", "true"])
+
+
+def test_a_failure_names_the_step_its_last_lines_and_its_log(tmp_path: Path) -> None:
+    run = planned(tmp_path, [*PREPARE, "20"])
+    said = executed(run)
+    log = run.folder / "logs" / "the-box.log"
+    assert "step 'the-box' failed with exit status 2" in said
+    assert "error: " in said.partition("failed with")[2]
+    assert str(log) in said
+    assert "holds no dump in a format that is read" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("retries", "attempts"),
+    [
+        (None, 1),
+        (ALWAYS, 3),
+        ({"limit": "2"}, 3),
+        ({"limit": "2", "retryPolicy": "OnFailure"}, 3),
+        ({"limit": "2", "retryPolicy": "OnError"}, 1),
+        ({**ALWAYS, "expression": "asInt(lastRetry.exitCode) != 2"}, 1),
+        ({**ALWAYS, "expression": "lastRetry.status == 'Failed' && asInt(lastRetry.exitCode) > 1"}, 3),
+    ],
+)
+def test_the_manifests_retries_are_honoured(tmp_path: Path, retries: dict[str, str] | None, attempts: int) -> None:
+    run = planned(tmp_path, [*PREPARE, "20"], retries)
+    executed(run)
+    assert (run.folder / "logs" / "the-box.log").read_text().count("error: ") == attempts
+
+
+def test_a_retry_expression_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    run = planned(tmp_path, [*PREPARE, "20"], {**ALWAYS, "expression": "sprig.now() > 1"})
+    with pytest.raises(PipelineError, match=r"sprig\.now"):
+        execute(run, {}, Console(file=io.StringIO()))
+
+
+def test_credentials_of_the_caller_stay_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    fetch = ["python", "-m", "steps", "fetch", "--annotation-path", "s3://bucket/x", "--dataset-dir", "/mnt/data"]
+    run = planned(tmp_path, fetch)
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(StepFailedError, match="no S3 credentials"):
+        execute(run, {"AWS_EC2_METADATA_DISABLED": "true"}, console)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from trainer import checkpoint
+from trainer.errors import TrainerError
+from trainer.evaluation.detector import load
+from trainer.models.detr.model import build_model
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the small model with random weights and two classes."""
+    torch.manual_seed(0)
+    model = build_model("detr_tiny", 2, num_queries=6)
+    file = tmp_path_factory.mktemp("detector") / "best.pth"
+    content = {
+        "model": model.state_dict(),
+        "model_config": model.recipe,
+        "class_names": ["nut", "bolt"],
+        "category_ids": [4, 17],
+        "image_size": 64,
+        "max_size": 96,
+    }
+    checkpoint.save(file, content)
+    return file
+
+
+def test_a_checkpoint_comes_back_ready_to_predict(path: Path):
+    detector = load(path, device="cpu")
+    assert detector.class_names == ["nut", "bolt"]
+    assert detector.category_ids == [4, 17]
+    assert not detector.model.training
+    weights = checkpoint.read(path)["model"]
+    assert all(torch.equal(value, weights[name]) for name, value in detector.model.state_dict().items())
+
+
+def test_predictions_are_sorted_cut_at_the_edge_and_in_pixels_of_the_image(path: Path):
+    detector = load(path, device="cpu")
+    images = [Image.new("L", (300, 150), 200), Image.new("RGB", (50, 70), (9, 80, 200))]
+    found = detector.predict(images)
+    for detections, image in zip(found, images, strict=True):
+        assert detections["scores"].shape == detections["labels"].shape == (6,)
+        assert detections["scores"].tolist() == sorted(detections["scores"].tolist(), reverse=True)
+        assert set(detections["labels"].tolist()) <= {0, 1}
+        x0, y0, x1, y1 = detections["boxes"].unbind(1)
+        assert (x0 >= 0).all()
+        assert (y0 >= 0).all()
+        assert (x1 <= image.width).all()
+        assert (y1 <= image.height).all()
+        # A random model puts its boxes about the middle: the scale shows in the coordinates.
+        assert x1.max() > image.width / 3
+        assert y1.max() > image.height / 3
+
+
+def test_an_image_that_the_camera_turned_is_seen_upright(path: Path):
+    detector = load(path, device="cpu")
+    upright = Image.effect_noise((80, 48), 90).convert("RGB")
+    # Orientation 6: a viewer turns the stored pixels by 90 degrees clockwise.
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6
+    assert turned.size == (48, 80)
+    (wanted,), (found,) = detector.predict([upright]), detector.predict([turned])
+    assert torch.equal(found["boxes"], wanted["boxes"])
+    assert torch.equal(found["scores"], wanted["scores"])
+
+
+def test_a_threshold_leaves_out_the_rest(path: Path):
+    detector, image = load(path, device="cpu"), Image.new("RGB", (64, 64))
+    scores = detector.predict([image])[0]["scores"]
+    (kept,) = detector.predict([image], threshold=scores[2].item())
+    assert kept["scores"].tolist() == scores[:3].tolist()
+    assert len(detector.predict([image], threshold=1.0)[0]["boxes"]) == 0
+
+
+def test_no_images_no_predictions(path: Path):
+    assert load(path, device="cpu").predict([]) == []
+
+
+def test_weights_without_classes_are_refused(tmp_path: Path):
+    checkpoint.save(tmp_path / "official.pth", {"model": {}})
+    with pytest.raises(TrainerError, match=r"official\.pth has no 'category_ids'"):
+        load(tmp_path / "official.pth")

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from trainer.training.metric_log import Journal, read_log
+
+
+def row(epoch: int) -> dict:
+    return {
+        "epoch": epoch,
+        "step": 10 * epoch,
+        "lr": 1e-4,
+        "lr_backbone": 1e-5,
+        "train": {"loss": 2.0},
+        "val": None,
+        "seconds": 1.0,
+        "seconds_per_step": 0.1,
+        "images": 3,
+    }
+
+
+def test_epochs_that_are_run_again_are_dropped_from_the_log(tmp_path: Path):
+    first = Journal(tmp_path, epochs_done=0, steps_done=0)
+    for epoch in (1, 2, 3):
+        first.epoch(row(epoch))
+    first.close()
+    with (tmp_path / "log.jsonl").open("a") as stream:
+        stream.write('{"epoch": 4, "st')
+    second = Journal(tmp_path, epochs_done=2, steps_done=20)
+    second.epoch(row(3))
+    second.close()
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [row(1), row(2), row(3)]
+
+
+def test_a_new_run_starts_a_new_log(tmp_path: Path):
+    (tmp_path / "log.jsonl").write_text(json.dumps(row(1)) + "\n")
+    Journal(tmp_path, 0, 0).close()
+    assert read_log(tmp_path / "log.jsonl") == []

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from trainer.config import TrainConfig
+from trainer.training.recipe import LARGE, Choice, Facts, settle
+
+
+def config(**fields: Any) -> TrainConfig:
+    return TrainConfig.create(fields, dataset_dir="data", output_dir="out")
+
+
+def chosen(choices: list[Choice]) -> dict[str, Any]:
+    return {choice.field: choice.value for choice in choices}
+
+
+def steps(settled: TrainConfig, images: int, processes: int = 1) -> int:
+    return settled.epochs * math.ceil(images / (settled.batch_size * processes))
+
+
+def test_a_few_hundred_images_get_steps_rather_than_epochs():
+    few, _ = settle(config(), Facts(images=60, most_boxes=5))
+    more, _ = settle(config(), Facts(images=600, most_boxes=5))
+    assert few.epochs > more.epochs
+    assert steps(few, 60) < steps(more, 600) < 10 * steps(few, 60)
+
+
+def test_the_farther_the_start_the_longer_the_run():
+    facts = Facts(images=300, most_boxes=5)
+    lengths = [settle(config(pretrained=start), facts)[0].epochs for start in ("a.pth", "coco", "imagenet", "none")]
+    assert lengths == sorted(set(lengths))
+
+
+def test_what_was_given_stays_and_is_not_explained():
+    given = {"epochs": 7, "lr": 3e-4, "ema_decay": 0, "augment": "none", "num_queries": 5, "batch_size": 3}
+    settled, choices = settle(config(**given), Facts(images=300, most_boxes=90, gpu_memory=80))
+    assert settled.model_dump(include=set(given)) == given
+    assert not set(given) & set(chosen(choices))
+
+
+def test_every_choice_names_its_value_and_its_reason():
+    settled, choices = settle(config(), Facts(images=300, most_boxes=90, gpu_memory=80))
+    assert {"num_queries", "batch_size", "epochs", "warmup_steps", "augment", "ema_decay"} <= set(chosen(choices))
+    for choice in choices:
+        assert getattr(settled, choice.field) == choice.value
+        assert choice.reason
+    # What comes out is a configuration that could have been written by hand.
+    assert TrainConfig.model_validate(settled.model_dump()) == settled
+
+
+@pytest.mark.parametrize(
+    ("fields", "images"), [({"recipe": "paper"}, 300), ({}, LARGE)], ids=["asked for", "COCO-sized"]
+)
+def test_the_paper_s_recipe(fields: dict[str, Any], images: int):
+    before = config(**fields)
+    settled, choices = settle(before, Facts(images=images, most_boxes=60))
+    assert settled == before
+    assert choices == []
+
+
+def test_queries_make_room_for_the_fullest_image():
+    settled, _ = settle(config(), Facts(images=300, most_boxes=95))
+    assert settled.num_queries >= 1.4 * 95
+    assert settle(config(), Facts(images=300, most_boxes=60))[0].num_queries == 100
+
+
+def test_a_batch_fits_the_gpu_and_leaves_an_epoch_its_steps():
+    large = Facts(images=5000, most_boxes=5, gpu_memory=80)
+    sizes = [settle(config(), Facts(5000, 5, gpu_memory=memory))[0].batch_size for memory in (4, 12, 24, 80)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 1
+    assert settle(config(model="detr_resnet101_dc5"), large)[0].batch_size < sizes[-1]
+    assert settle(config(), Facts(100, 5, gpu_memory=80))[0].batch_size <= 100 / 20
+    assert settle(config(), Facts(5000, 5))[0].batch_size == 2
+
+
+def test_the_rate_follows_the_images_a_step():
+    rates = [
+        settle(config(batch_size=size), Facts(300, 5, processes))[0].lr for size, processes in ((1, 1), (4, 1), (4, 4))
+    ]
+    assert rates == pytest.approx([2.5e-5, 5e-5, 1e-4])
+    assert settle(config(batch_size=4), Facts(300, 5))[0].lr_backbone == pytest.approx(5e-6)
+    random = settle(config(batch_size=4, pretrained="none"), Facts(300, 5))[0]
+    assert random.lr_backbone == random.lr
+
+
+def test_a_run_that_goes_on_keeps_what_was_chosen_but_not_what_is_asked_for_now():
+    small, large = Facts(300, 90, gpu_memory=12), Facts(300, 90, gpu_memory=80)
+    first, choices = settle(config(), small)
+    again, same = settle(config(), large, before=first.model_dump(mode="json"))
+    assert (again, same) == (first, choices)
+    assert settle(config(), large)[0].batch_size != first.batch_size
+    assert settle(config(epochs=7), large, before=first.model_dump(mode="json"))[0].epochs == 7

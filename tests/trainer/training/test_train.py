@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer.drawing import draw_dataset, write_annotations
+from trainer import checkpoint
+from trainer.config import TrainConfig
+from trainer.errors import TrainerError
+from trainer.training.train import train
+
+ROOT = Path(__file__).parents[3]
+
+
+def change(config: TrainConfig, **fields: object) -> TrainConfig:
+    """The same configuration but for some fields."""
+    return TrainConfig.create(**{**config.model_dump(exclude_unset=True), **fields})
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.read(path)["model"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two state dicts are equal to the bit."""
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def start(config: TrainConfig) -> subprocess.Popen[str]:
+    """Trains in a process of its own, whose log goes to a pipe."""
+    settings = config.model_dump(mode="json", exclude_unset=True)
+    code = (
+        "import logging, sys, trainer;"
+        "logging.basicConfig(level=logging.INFO, stream=sys.stdout, format='%(message)s');"
+        f"from trainer.config import parse; trainer.train(parse({settings!r}))"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
+    """Reads the log up to a line with these words."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if words in line:
+            return
+    pytest.fail(f"the training ended without saying {words!r}")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory):
+    """A run of three epochs that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = TrainConfig.create(
+        dataset_dir=draw_dataset(folder / "dataset"),
+        output_dir=folder / "output",
+        model="detr_tiny",
+        epochs=3,
+        batch_size=2,
+        image_size=64,
+        max_size=64,
+        warmup_steps=2,
+        dropout=0.1,
+        lr_drop=2,
+        eval_every=2,
+        checkpoint_every=1,
+        device="cpu",
+    )
+    return config, train(config)
+
+
+def test_the_log_has_one_line_an_epoch(finished):
+    _, result = finished
+    rows = [json.loads(line) for line in result.log.read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [3, 6, 9]
+    assert [row["images"] for row in rows] == [6, 6, 6]
+    assert [row["lr"] for row in rows] == pytest.approx([5e-4, 5e-4, 5e-5])
+    assert [row["lr_backbone"] for row in rows] == pytest.approx([5e-4, 5e-4, 5e-5])
+    # The second epoch is due, the third is the last.
+    assert [row["val"] is None for row in rows] == [True, False, False]
+    names = {"loss", "loss_ce", "loss_bbox", "loss_giou"}
+    for row in rows:
+        assert set(row["train"]) == names | {"class_error", "cardinality_error", "grad_norm"}
+        assert row["seconds"] > 0
+        assert row["seconds_per_step"] > 0
+    assert names | {"AP", "AP50"} <= set(rows[1]["val"])
+
+
+def test_the_summary_names_what_was_trained(finished):
+    config, result = finished
+    summary = json.loads((config.output_dir / "train.json").read_text())
+    assert summary == result.summary
+    assert summary["classes"] == ["nut", "bolt"]
+    assert summary["category_ids"] == [4, 17]
+    assert summary["images"] == {"train": 6, "val": 3}
+    assert (summary["epochs"], summary["steps"], summary["device"]) == (3, 9, "cpu")
+    assert summary["best_epoch"] in (2, 3)
+    given = config.model_dump(mode="json", exclude_unset=True)
+    assert given.items() <= summary["config"].items()
+    assert {"ema_decay", "patience"} <= {choice["field"] for choice in summary["recipe"]}
+    assert not given.keys() & {choice["field"] for choice in summary["recipe"]}
+    for choice in summary["recipe"]:
+        assert summary["config"][choice["field"]] == choice["value"]
+    assert summary["parameters"] > 1e5
+
+
+def test_checkpoints_hold_what_is_needed(finished):
+    _, result = finished
+    last, best = checkpoint.read(result.last_checkpoint), checkpoint.read(result.best_checkpoint)
+    for content in (last, best):
+        assert content["class_names"] == ["nut", "bolt"]
+        assert content["model_config"]["name"] == "detr_tiny"
+        assert "AP50" in content["metrics"]
+    assert last["epoch"] == 3
+    assert "optimizer" in last
+    assert "optimizer" not in best
+
+
+def test_tensorboard_has_the_curves(finished):
+    config, _ = finished
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(config.output_dir / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [3, 6, 9]
+    assert [event.step for event in events.Scalars("val/AP50")] == [6, 9]
+
+
+def test_a_finished_run_returns_at_once(finished):
+    config, result = finished
+    before = result.last_checkpoint.read_bytes(), result.log.read_text()
+    again = train(config)
+    assert again.summary == result.summary
+    assert (result.last_checkpoint.read_bytes(), result.log.read_text()) == before
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(finished, tmp_path: Path):
+    config, result = finished
+    again = train(change(config, output_dir=tmp_path / "again"))
+    assert same(weights(again.last_checkpoint), weights(result.last_checkpoint))
+    other = train(change(config, output_dir=tmp_path / "other", seed=1, epochs=1))
+    assert not same(weights(other.last_checkpoint), weights(result.last_checkpoint))
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(finished, tmp_path: Path):
+    config, result = finished
+    killed = change(config, output_dir=tmp_path / "killed", log_seconds=0.001)
+    process = start(killed)
+    wait_for(process, "epoch 2/3, step 2/3")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.read(tmp_path / "killed" / "checkpoints" / "last.pth")["epoch"] == 1
+    # A line of an epoch that is run again, and one that the kill cut short.
+    log = tmp_path / "killed" / "log.jsonl"
+    log.write_text(log.read_text() + '{"epoch": 2, "step": 6}\n{"epoch": 3, "st')
+    resumed = train(killed)
+    assert same(weights(resumed.last_checkpoint), weights(result.last_checkpoint))
+    assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [1, 2, 3]
+    for ours, theirs in zip(log.read_text().splitlines(), result.log.read_text().splitlines(), strict=True):
+        assert json.loads(ours)["train"] == json.loads(theirs)["train"]
+
+
+def test_sigterm_in_the_middle_of_an_epoch_loses_no_step(finished, tmp_path: Path):
+    config, result = finished
+    stopped = change(config, output_dir=tmp_path / "stopped", log_seconds=0.001)
+    process = start(stopped)
+    wait_for(process, "epoch 2/3, step 1/3")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    position = checkpoint.read(tmp_path / "stopped" / "checkpoints" / "last.pth")["position"]
+    assert 4 <= position["step"] < 9
+    resumed = train(stopped)
+    assert same(weights(resumed.last_checkpoint), weights(result.last_checkpoint))
+    assert resumed.summary["steps"] == 9
+
+
+def test_sigterm_has_its_old_meaning_after_a_run(config: TrainConfig):
+    before = signal.getsignal(signal.SIGTERM)
+    train(change(config, epochs=1))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_more_epochs_go_on_from_the_last(config: TrainConfig):
+    train(change(config, epochs=1))
+    result = train(change(config, epochs=2))
+    assert [json.loads(line)["epoch"] for line in result.log.read_text().splitlines()] == [1, 2]
+
+
+def test_an_output_folder_of_another_run_is_refused(config: TrainConfig, tmp_path: Path):
+    train(change(config, epochs=1))
+    with pytest.raises(TrainerError, match=r"num_queries 20, not 9; use another output_dir, or delete .*last\.pth"):
+        train(change(config, num_queries=9))
+    content = json.loads((config.dataset_dir / "annotations" / "instances_train.json").read_text())
+    content["categories"][0]["name"] = "screw"
+    write_annotations(config.dataset_dir, "train", content)
+    with pytest.raises(TrainerError, match="classes nut, bolt, not nut, screw"):
+        train(config)
+
+
+def test_other_hyperparameters_may_change_on_the_way(config: TrainConfig):
+    train(change(config, epochs=1))
+    result = train(change(config, lr=1e-4, lr_backbone=5e-4, lr_drop=1, batch_size=3))
+    rows = [json.loads(line) for line in result.log.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 5]
+    assert (rows[1]["lr"], rows[1]["lr_backbone"]) == pytest.approx((1e-5, 5e-5))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(config: TrainConfig):
+    good = weights(train(change(config, epochs=1)).last_checkpoint)
+    with pytest.raises(TrainerError, match=r"^epoch \d+, step \d+: the (loss|gradient) is (nan|inf)") as caught:
+        train(change(config, lr=1e30, lr_backbone=1e30, epochs=9, checkpoint_every=9))
+    assert "lower lr" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert same(weights(config.output_dir / "checkpoints" / "last.pth"), good)
+
+
+@pytest.mark.parametrize(
+    ("split", "content", "words"),
+    [
+        ("train", {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}, "0 images"),
+        ("train", {"images": [], "annotations": [], "categories": []}, "no categories"),
+    ],
+)
+def test_a_dataset_with_nothing_to_learn_is_refused(config: TrainConfig, split, content, words):
+    write_annotations(config.dataset_dir, split, content)
+    with pytest.raises(TrainerError, match=words):
+        train(config)
+
+
+def test_a_missing_file_is_named(config: TrainConfig):
+    os.remove(config.dataset_dir / "annotations" / "instances_val.json")
+    with pytest.raises(TrainerError, match=r"instances_val\.json does not exist"):
+        train(config)
+
+
+def test_without_validation_images_the_last_epoch_is_the_best(config: TrainConfig):
+    content = json.loads((config.dataset_dir / "annotations" / "instances_val.json").read_text())
+    write_annotations(config.dataset_dir, "val", {**content, "images": [], "annotations": []})
+    result = train(change(config, epochs=2))
+    assert [json.loads(line)["val"] for line in result.log.read_text().splitlines()] == [None, None]
+    assert result.summary["best_epoch"] == 2
+    assert result.summary["best_AP"] is None
+    assert same(weights(result.best_checkpoint), weights(result.last_checkpoint))
+
+
+def test_no_backbone_rate_freezes_the_backbone(config: TrainConfig):
+    result = train(change(config, epochs=1, lr_backbone=0))
+    torch.manual_seed(config.seed)
+    from trainer.models.detr.model import build_model
+
+    start_weights = build_model("detr_tiny", 2, num_queries=config.num_queries, dropout=config.dropout).state_dict()
+    after = weights(result.last_checkpoint)
+    assert torch.equal(after["backbone.0.body.conv1.weight"], start_weights["backbone.0.body.conv1.weight"])
+    assert not torch.equal(after["input_proj.weight"], start_weights["input_proj.weight"])
+
+
+def test_training_starts_from_a_checkpoint(finished, tmp_path: Path):
+    config, result = finished
+    tuned = train(
+        change(
+            config,
+            output_dir=tmp_path / "tuned",
+            pretrained=str(result.best_checkpoint),
+            epochs=1,
+            lr=1e-12,
+            lr_backbone=1e-12,
+        )
+    )
+    before, after = weights(result.best_checkpoint), weights(tuned.last_checkpoint)
+    assert torch.allclose(before["class_embed.weight"], after["class_embed.weight"], atol=1e-6)
+
+
+def test_eight_images_are_learned_by_heart(tmp_path: Path):
+    folder = draw_dataset(tmp_path / "dataset", train=8)
+    (folder / "annotations" / "instances_val.json").write_text(
+        (folder / "annotations" / "instances_train.json").read_text()
+    )
+    config = TrainConfig.create(
+        dataset_dir=folder,
+        output_dir=tmp_path / "output",
+        model="detr_tiny",
+        epochs=150,
+        batch_size=8,
+        image_size=64,
+        max_size=64,
+        num_queries=8,
+        augment="none",
+        eval_every=50,
+        checkpoint_every=150,
+        device="cpu",
+    )
+    assert train(config).summary["best_AP50"] >= 0.95

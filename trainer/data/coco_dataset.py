@@ -1,0 +1,254 @@
+"""A COCO file and its images as a torch dataset, and batches of its items."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from trainer.data.images import read_image, read_size
+from trainer.data.transforms import Sample, Size, Transform, normalize, to_tensor
+from trainer.errors import TrainerError
+from trainer.models.box_ops import xyxy_to_cxcywh
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class: the id that the COCO file gives it, and its name."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images `[B, 3, H, W]`, mask `[B, H, W]` (True where padded) and a target for each image.
+
+    The images are uint8 as loaded, a quarter of the bytes to move between processes and to the device, and
+    normalised float32 once they are on it.
+    """
+
+    images: Tensor
+    padding_mask: Tensor
+    targets: list[dict[str, Tensor]]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device, its images normalised there."""
+        images = self.images.to(device, non_blocking=True)
+        padding_mask = self.padding_mask.to(device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            images = normalize(images, padding_mask)
+        targets = [{key: value.to(device, non_blocking=True) for key, value in t.items()} for t in self.targets]
+        return Batch(images, padding_mask, targets)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU reads by itself; what `DataLoader` calls."""
+        targets = [{key: value.pin_memory() for key, value in t.items()} for t in self.targets]
+        return Batch(self.images.pin_memory(), self.padding_mask.pin_memory(), targets)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes each tensor costs a file descriptor, which takes longer to hand over than the few
+        # numbers of a target take to copy.
+        arrays = [{key: value.numpy() for key, value in target.items()} for target in self.targets]
+        return _batch_from_arrays, (self.images, self.padding_mask, arrays)
+
+
+def _batch_from_arrays(images: Tensor, padding_mask: Tensor, arrays: list[dict[str, np.ndarray]]) -> Batch:
+    targets = [{key: torch.from_numpy(value) for key, value in target.items()} for target in arrays]
+    return Batch(images, padding_mask, targets)
+
+
+def annotation_file(dataset_dir: Path, split: str) -> Path:
+    """Where a split's COCO file lies in a dataset folder."""
+    return dataset_dir / "annotations" / f"instances_{split}.json"
+
+
+def read_coco(path: Path) -> dict[str, Any]:
+    """Reads a COCO file of objects.
+
+    Raises:
+        TrainerError: the file is missing, is not JSON or lacks one of its three lists.
+    """
+    if not path.is_file():
+        raise TrainerError(f"annotation file {path} does not exist")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TrainerError(f"annotation file {path} is not JSON ({error}); export the dataset again") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise TrainerError(f"annotation file {path} has no list '{key}'; export it in COCO format")
+    return content
+
+
+def categories_of(coco: dict[str, Any]) -> list[Category]:
+    """The classes by ascending id; a class's place in this list is its label, whatever its id."""
+    return sorted((Category(int(c["id"]), str(c["name"])) for c in coco["categories"]), key=lambda c: c.id)
+
+
+class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
+    """Images with their boxes; images without any are kept, as the model must learn to stay silent.
+
+    An item is an image uint8 `[3, H, W]` and its target: `labels` int64 `[n]` in 0..C-1, `boxes` `[n, 4]` (cx, cy,
+    w, h in fractions of the transformed image), `image_id` `[1]`, and `orig_size` and `size` `[2]` (height
+    and width in px before and after the transform). Crowd regions are left out, boxes are cut at the
+    image's edge, and boxes without area go. Images are turned upright as their EXIF orientation says.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        transform: Transform,
+        *,
+        images_root: Path | None = None,
+        label_of: dict[int, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Reads the COCO file and checks that its images are there.
+
+        Args:
+            path: the COCO file, in a folder `annotations`.
+            transform: applied to every sample.
+            images_root: what a relative `file_name` starts from; None for the folder that holds
+                `annotations`.
+            label_of: label for each category id; None to number the file's categories by ascending id.
+            seed: of the augmentation.
+
+        Raises:
+            TrainerError: the file cannot be used, an image is missing, or a box has an unknown category.
+        """
+        self.path = path
+        self.transform = transform
+        self.seed = seed
+        self.coco = read_coco(path)
+        self.categories = categories_of(self.coco)
+        root = images_root if images_root is not None else path.parent.parent
+        self.label_of = (
+            label_of if label_of is not None else {category.id: label for label, category in enumerate(self.categories)}
+        )
+        self.image_ids = [int(image["id"]) for image in self.coco["images"]]
+        self.files = [root / image["file_name"] for image in self.coco["images"]]
+        for file in self.files:
+            if not file.is_file():
+                raise TrainerError(f"image {file} does not exist, but {path} names it")
+        self._objects = self._group_by_image()
+        self.sizes = [self._size(number) for number in range(len(self.files))]
+
+    def _size(self, index: int) -> Size:
+        """Width and height in px, as the file says, or else the image."""
+        listed = self.coco["images"][index]
+        width, height = int(listed.get("width") or 0), int(listed.get("height") or 0)
+        return (width, height) if width > 0 and height > 0 else read_size(self.files[index])
+
+    def _group_by_image(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """For each image id the corner boxes `[n, 4]` in px and the labels `[n]`."""
+        rows: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in self.image_ids}
+        for annotation in self.coco["annotations"]:
+            if annotation.get("iscrowd", 0):
+                continue
+            image_id, category_id = int(annotation["image_id"]), int(annotation["category_id"])
+            if image_id not in rows:
+                raise TrainerError(f"{self.path}: annotation {annotation.get('id')} is of no image in it")
+            if category_id not in self.label_of:
+                raise TrainerError(f"{self.path}: a box has category {category_id}, which is not known")
+            x, y, width, height = (float(value) for value in annotation["bbox"])
+            rows[image_id].append(([x, y, x + width, y + height], self.label_of[category_id]))
+        return {
+            image_id: (
+                torch.tensor([box for box, _ in objects], dtype=torch.float32).reshape(-1, 4),
+                torch.tensor([label for _, label in objects], dtype=torch.int64),
+            )
+            for image_id, objects in rows.items()
+        }
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def num_boxes(self) -> int:
+        """Boxes in the file, crowd regions aside."""
+        return sum(self.boxes_by_image)
+
+    @property
+    def boxes_by_image(self) -> list[int]:
+        """How many boxes each image has, crowd regions aside."""
+        return [len(self._objects[image_id][1]) for image_id in self.image_ids]
+
+    @property
+    def most_boxes(self) -> int:
+        """The most boxes that one image has."""
+        return max(self.boxes_by_image, default=0)
+
+    def objects(self, index: int, size: Size | None = None) -> tuple[Tensor, Tensor]:
+        """Boxes `[n, 4]` (x0, y0, x1, y1 in px) and labels `[n]` of an image, cut at the edge of `size`.
+
+        None stands for the size that the file gives.
+        """
+        size = size or self.sizes[index]
+        boxes, labels = self._objects[self.image_ids[index]]
+        boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([*size, *size], dtype=torch.float32))
+        solid = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        return boxes[solid], labels[solid]
+
+    def sample(self, index: int) -> Sample:
+        """An image as it is on the disk, with its boxes.
+
+        Raises:
+            TrainerError: the file is not an image.
+        """
+        image = read_image(self.files[index])
+        return Sample(image, *self.objects(index, image.size))
+
+    def sizes_in(self, epoch: int) -> list[Size]:
+        """Width and height in px that the transform gives each image in an epoch; no image is opened."""
+        return [self.transform.plan(size, self._chance(epoch, index)).size for index, size in enumerate(self.sizes)]
+
+    def _chance(self, epoch: int, index: int) -> random.Random:
+        # Seeded by what the item is, not by when or where it is drawn: any number of workers and processes,
+        # and a run taken up again in the middle of an epoch, see the same pixels.
+        return random.Random(f"{self.seed}/{epoch}/{index}")
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The item of an index, or of an (epoch, index): an image is augmented anew in every epoch."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        original = self.sample(index)
+        sample = self.transform(original, self._chance(epoch, index))
+        width, height = sample.image.size
+        scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+        target = {
+            "labels": sample.labels,
+            "boxes": xyxy_to_cxcywh(sample.boxes) / scale,
+            "image_id": torch.tensor([self.image_ids[index]]),
+            "orig_size": torch.tensor([original.image.size[1], original.image.size[0]]),
+            "size": torch.tensor([height, width]),
+        }
+        return to_tensor(sample.image), target
+
+
+def pad(images: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pads images uint8 `[3, H_i, W_i]` at the right and the bottom; `normalize` makes the padding 0.
+
+    Returns:
+        uint8 `[B, 3, H, W]` with the greatest height and width, and a bool mask `[B, H, W]`, True where padded.
+    """
+    height = max(image.shape[1] for image in images)
+    width = max(image.shape[2] for image in images)
+    # Channels last in memory, as images come from PIL: rows are copied whole.
+    batch = torch.zeros(len(images), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    mask = torch.ones(len(images), height, width, dtype=torch.bool)
+    for index, image in enumerate(images):
+        batch[index, :, : image.shape[1], : image.shape[2]] = image
+        mask[index, : image.shape[1], : image.shape[2]] = False
+    return batch, mask
+
+
+def collate(items: list[tuple[Tensor, dict[str, Tensor]]]) -> Batch:
+    """Items of the dataset as one batch."""
+    return Batch(*pad([image for image, _ in items]), [target for _, target in items])

@@ -1,0 +1,108 @@
+"""A trained checkpoint as something that takes images and gives boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from trainer import checkpoint
+from trainer.data.coco_dataset import Category, pad
+from trainer.data.images import to_rgb
+from trainer.data.transforms import Sample, normalize, resize, to_tensor
+from trainer.device import pick_device
+from trainer.errors import TrainerError
+from trainer.models.detr.model import DETR, build_model, post_process
+
+
+@dataclass
+class Detector:
+    """A model in evaluation mode, with its classes and the size that it predicts at."""
+
+    model: DETR
+    categories: list[Category]
+    image_size: int
+    max_size: int
+    device: torch.device
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label."""
+        return [category.name for category in self.categories]
+
+    @property
+    def category_ids(self) -> list[int]:
+        """Category ids of the training data by label."""
+        return [category.id for category in self.categories]
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Image.Image], threshold: float = 0.0) -> list[dict[str, Tensor]]:
+        """Detects objects in PIL images, as one batch.
+
+        Args:
+            images: of any size and mode; one that a camera turned (EXIF) is set upright, as in training.
+            threshold: detections that score less are left out.
+
+        Returns:
+            For each image, best first, `scores` `[n]`, `labels` `[n]` and `boxes` `[n, 4]` (x0, y0, x1, y1
+            in px of the upright image, cut at its edge), on the CPU.
+        """
+        if not images:
+            return []
+        images = [ImageOps.exif_transpose(image) for image in images]
+        resized = [self._resize(image) for image in images]
+        batch, mask = (tensor.to(self.device) for tensor in pad([to_tensor(image) for image in resized]))
+        sizes = torch.tensor([[image.height, image.width] for image in images], device=self.device)
+        found = post_process(self.model(normalize(batch, mask), mask), sizes)
+        return [
+            _tidy(detections, image.width, image.height, threshold)
+            for detections, image in zip(found, images, strict=True)
+        ]
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        """The image in RGB at the size that the model was validated at."""
+        sample = Sample(to_rgb(image), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        return resize(sample, self.image_size, self.max_size).image
+
+
+def _tidy(detections: dict[str, Tensor], width: int, height: int, threshold: float) -> dict[str, Tensor]:
+    """Sorts by score, drops what scores too little and cuts boxes at the image's edge."""
+    order = detections["scores"].argsort(descending=True, stable=True)
+    order = order[detections["scores"][order] >= threshold]
+    kept = {key: value[order].cpu() for key, value in detections.items()}
+    limit = torch.tensor([width, height, width, height], dtype=kept["boxes"].dtype)
+    kept["boxes"] = torch.minimum(kept["boxes"].clamp(min=0), limit)
+    return kept
+
+
+def load(path: str | Path, device: str = "auto") -> Detector:
+    """Opens a checkpoint that `trainer.train` wrote.
+
+    Raises:
+        TrainerError: the file is missing, damaged, or not one of ours (the authors' checkpoints name no
+            classes; start a training from them with `pretrained` instead).
+    """
+    content = checkpoint.read(path)
+    missing = {"model", "model_config", "class_names", "category_ids"} - set(content)
+    if missing:
+        raise TrainerError(f"checkpoint {path} has no '{min(missing)}'; name one that a training wrote")
+    recipe = content["model_config"]
+    model = build_model(
+        recipe["name"],
+        recipe["num_classes"],
+        num_queries=recipe["num_queries"],
+        dropout=recipe["dropout"],
+        frozen_norm=recipe["frozen_norm"],
+        sizes=recipe["sizes"],
+    )
+    model.load_state_dict(content["model"])
+    where = pick_device(device)
+    categories = [
+        Category(category_id, name)
+        for category_id, name in zip(content["category_ids"], content["class_names"], strict=True)
+    ]
+    return Detector(model.to(where).eval(), categories, content["image_size"], content["max_size"], where)

@@ -1,0 +1,1 @@
+"""Detectors, a family a folder, and the backbones that they share."""
