@@ -15,6 +15,8 @@ from argo.workflows.client import ApiClient
 from hera.workflows import models as m
 from pydantic import BaseModel, ValidationError
 
+from pipelines.manifest.onepanel_pods import ARTIFACT_SECRET, PodError, onepanel_pods
+from pipelines.manifest.pod_rules import Fault, claim_faults, pod_faults
 from pipelines.manifest.reader import STEPS_COMMAND, read_yaml
 from pipelines.workflow import parameters as p
 from pipelines.workflow.dag import LABELS, METRICS_FILE, ONEPANEL_CONFIG
@@ -228,6 +230,40 @@ def storage_is_mounted(spec: Document) -> Problems:
             )
 
 
+def kubernetes_accepts_the_pods(spec: Document) -> Problems:
+    """Core and Argo add volumes, mounts, containers and labels to each pod, and Kubernetes checks the sum."""
+    try:
+        pods = onepanel_pods(spec)
+    except PodError as error:
+        yield str(error)
+        return
+    except KeyError as error:
+        yield f"a template cannot be made into a pod: a field {error} is missing"
+        return
+    for claim in spec.get("volumeClaimTemplates", []):
+        for fault in claim_faults(claim):
+            yield f"the volume claim '{claim['metadata']['name']}' would be refused: {fault}"
+    # A mistake that shows in several pods is one line.
+    found: dict[tuple[str, str], list[tuple[str, Fault]]] = {}
+    for name, pod in pods.items():
+        for fault in pod_faults(pod):
+            found.setdefault((json.dumps(fault.value), _remedy(fault)), []).append((name, fault))
+    for (_, remedy), faults in found.items():
+        pod_names = ", ".join(f"'{name}'" for name in dict.fromkeys(name for name, _ in faults))
+        yield f"Kubernetes would refuse the pod of {pod_names}: {faults[0][1]}{remedy}"
+
+
+def _remedy(fault: Fault) -> str:
+    if fault.duplicate and fault.field.startswith("spec.volumes") and fault.value == ARTIFACT_SECRET:
+        return "; Argo adds a volume of that name for the secret with the artifact keys: rename the template's own"
+    if fault.field.endswith("mountPath") and fault.container not in ("init", "wait", "main"):
+        return (
+            f"; core mirrors the main container's mounts into the side-car '{fault.container}': "
+            "remove the side-car's own"
+        )
+    return ""
+
+
 ONEPANEL_RULES: tuple[Callable[[Document], Problems], ...] = (
     fields_of_argo_2_12,
     parameters_for_forms,
@@ -239,6 +275,7 @@ ONEPANEL_RULES: tuple[Callable[[Document], Problems], ...] = (
     names_that_are_cores,
     side_cars_have_ports,
     storage_is_mounted,
+    kubernetes_accepts_the_pods,
 )
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from pipelines.workflow.dag import LABELS, Options, Target, training_workflow, workflow_parameters
 
-HEADER = "# Made by `make compile` from pipelines/workflow.py. Change that, not this.\n"
+HEADER = "# Made by `make compile` from pipelines/workflow/. Change that, not this.\n"
 ONEPANEL_HEADER = (
     HEADER
     + """#

@@ -29,9 +29,12 @@ from steps.storage.store import BUCKET_VARIABLE, ONEPANEL_CONFIG_DIR
 
 DATA = "/mnt/data"
 OUTPUT = "/mnt/output"
-SOURCE = "/mnt/src"
+CODE = "/mnt/src"
 METRICS_FILE = "/tmp/sys-metrics.json"  # noqa: S108 - where Onepanel's core looks for it
 ONEPANEL_CONFIG = str(ONEPANEL_CONFIG_DIR)
+# Not "onepanel": Argo mounts the secret of that name, which holds the artifact repository's keys, as a volume that
+# is named after it.
+ONEPANEL_VOLUME = "onepanel-config"
 LABELS = {"used-by": "cvat"}
 TENSORBOARD_PORT = 6006
 
@@ -56,11 +59,11 @@ class Options:
     image: str = _option("", "Image that holds this project with its extra 'train'. Empty: public images and git.")
     base_image: str = _option("python:3.12-slim", "Without --image: where files are moved and prepared.")
     train_image: str = _option(
-        "pytorch/pytorch:2.7.1-cuda12.6-cudnn9-runtime",
-        "Without --image: where the model is trained and evaluated.",
+        p.PYTORCH_IMAGE.value,
+        f"Without --image: where the model is trained and evaluated; default of '{p.PYTORCH_IMAGE.name}'.",
     )
-    repo: str = _option("https://github.com/cvat-detr/cvat-detr", "Without --image: git repository of the code.")
-    revision: str = _option("main", "Without --image: its branch, tag or commit.")
+    repo: str = _option(p.SOURCE.value, f"Without --image: git repository of the code; default of '{p.SOURCE.name}'.")
+    revision: str = _option(p.REVISION.value, f"Without --image: its branch or tag; default of '{p.REVISION.name}'.")
     node_selector: str = _option(
         "node.kubernetes.io/instance-type",
         "Label by which a node pool is chosen; older clusters: beta.kubernetes.io/…",
@@ -156,11 +159,20 @@ def training_workflow(target: Target, options: Options) -> Workflow:
 
 def workflow_parameters(target: Target, options: Options) -> Sequence[p.Parameter]:
     """Give the parameters that this form of the workflow takes."""
+    if options.image:
+        hint = "Image that holds this project, in which every step runs."
+        code: tuple[p.Parameter, ...] = (replace(p.PYTORCH_IMAGE, value=options.image, hint=hint),)
+    else:
+        code = (
+            replace(p.SOURCE, value=options.repo),
+            replace(p.REVISION, value=options.revision),
+            replace(p.PYTORCH_IMAGE, value=options.train_image),
+        )
     if target is Target.ONEPANEL:
-        return (*p.PARAMETERS, p.SYS_NODE_POOL)
+        return (*p.PARAMETERS, *code, p.SYS_NODE_POOL)
     if options.node_pool:
-        return (*p.PARAMETERS, replace(p.SYS_NODE_POOL, value=options.node_pool))
-    return p.PARAMETERS
+        return (*p.PARAMETERS, *code, replace(p.SYS_NODE_POOL, value=options.node_pool))
+    return (*p.PARAMETERS, *code)
 
 
 VOLUMES = {"data": DATA, "output": OUTPUT}
@@ -186,7 +198,6 @@ class _Builder:
         name: str,
         step: str,
         *,
-        image: str = "",
         extra: str = "",
         gpu: bool = False,
         sidecars: Sequence[UserContainer] = (),
@@ -209,10 +220,10 @@ class _Builder:
             # Runs the arguments as they are, whatever the image's entry point.
             command = ["env"]
         else:
-            command = ["sh", "-c", INSTALL, f"{SOURCE}{extra}"]
+            command = ["sh", "-c", INSTALL, f"{CODE}{extra}"]
             environment |= PIP_ENVIRONMENT
         if storage and self.target is Target.ONEPANEL:
-            mounts.append(m.VolumeMount(name="onepanel", mount_path=ONEPANEL_CONFIG, read_only=True))
+            mounts.append(m.VolumeMount(name=ONEPANEL_VOLUME, mount_path=ONEPANEL_CONFIG, read_only=True))
         if storage and self.target is Target.ARGO:
             environment |= self._storage_environment()
         if gpu and self.target is Target.ARGO:
@@ -220,7 +231,7 @@ class _Builder:
             mounts.append(m.VolumeMount(name="dshm", mount_path="/dev/shm"))  # noqa: S108
         return Container(
             name=name,
-            image=self.options.image or image or self.options.base_image,
+            image=self._image(gpu=gpu),
             command=command,
             args=args,
             env=[Env(name=key, value=value) for key, value in environment.items()],
@@ -229,9 +240,7 @@ class _Builder:
             else None,
             inputs=None
             if self.options.image
-            else [
-                GitArtifact(name="src", path=SOURCE, repo=self.options.repo, revision=self.options.revision, depth=1)
-            ],
+            else [GitArtifact(name="src", path=CODE, repo=p.SOURCE.reference, revision=p.REVISION.reference, depth=1)],
             volume_mounts=mounts,
             retry_strategy=self._retries(keeps_its_work=gpu),
             node_selector=self._node_selector() if gpu else None,
@@ -246,7 +255,10 @@ class _Builder:
 
     def gpu_box(self, name: str, step: str, **more: Any) -> Container:
         """Make a box for a node that can train."""
-        return self.box(name, step, image=self.options.train_image, extra="[train]", gpu=True, **more)
+        return self.box(name, step, extra="[train]", gpu=True, **more)
+
+    def _image(self, *, gpu: bool) -> str:
+        return p.PYTORCH_IMAGE.reference if gpu or self.options.image else self.options.base_image
 
     def tensorboard(self) -> UserContainer:
         """Make the side-car that shows the curves while the training runs."""
@@ -260,7 +272,7 @@ class _Builder:
         ]
         return UserContainer(
             name="tensorboard",
-            image=self.options.image or self.options.base_image,
+            image=self._image(gpu=False),
             command=["env"] if self.options.image else ["sh", "-c", INSTALL_OR_GIVE_UP, "tensorboard"],
             args=show,
             env=[
@@ -268,7 +280,10 @@ class _Builder:
                 for key, value in {"ONEPANEL_INTERACTIVE_SIDECAR": "true", **PIP_ENVIRONMENT}.items()
             ],
             ports=[m.ContainerPort(name="tensorboard", container_port=TENSORBOARD_PORT)],
-            volume_mounts=[m.VolumeMount(name="output", mount_path=OUTPUT, read_only=True)],
+            # Core has Argo mirror the main container's mounts into the side-car, and a path can be mounted once.
+            volume_mounts=None
+            if self.target is Target.ONEPANEL
+            else [m.VolumeMount(name="output", mount_path=OUTPUT, read_only=True)],
         )
 
     def volume(self, name: str) -> m.PersistentVolumeClaim:
@@ -289,7 +304,7 @@ class _Builder:
                 m.VolumeProjection(secret=m.SecretProjection(name="onepanel")),
                 m.VolumeProjection(config_map=m.ConfigMapProjection(name="onepanel")),
             ]
-            return [m.Volume(name="onepanel", projected=m.ProjectedVolumeSource(sources=sources))]
+            return [m.Volume(name=ONEPANEL_VOLUME, projected=m.ProjectedVolumeSource(sources=sources))]
         return [m.Volume(name="dshm", empty_dir=m.EmptyDirVolumeSource(medium="Memory"))]
 
     def _storage_environment(self) -> dict[str, str]:

@@ -69,8 +69,11 @@ OUTPUT_PATH = Parameter(
     visibility=INTERNAL,
     required=True,
 )
+# The step takes addresses and files too, but CVAT answers 404 to what is no key prefix in the bucket.
 CHECKPOINT = _of_step(
     train_model, "checkpoint", "cvat-finetune-checkpoint", "Checkpoint path",
+    hint="Key prefix, in object storage, of an earlier run's folder or of a checkpoint in it, to start from. "
+    "Empty: none.",
 )  # fmt: skip
 DUMP_FORMAT = _of_step(
     prepare_data, "dump_format", "dump-format", "CVAT dump format", visibility=PRIVATE, required=True,
@@ -83,6 +86,29 @@ SPLIT = _of_step(prepare_data, "split", "split", "Split", type=SELECT, options=S
 EXCLUDE = _of_step(prepare_data, "exclude", "exclude", "Attributes to leave out")
 HYPERPARAMETERS = _of_step(train_model, "hyperparameters", "hyperparameters", "Hyperparameters", type=TEXTAREA)
 SEED = _of_step(prepare_data, "seed", "seed", "Seed", type=NUMBER, visibility=PRIVATE, required=True)
+SOURCE = Parameter(
+    name="source",
+    value="https://github.com/cvat-detr/cvat-detr",
+    display_name="Source code",
+    hint="Git repository that each step installs its code from.",
+    visibility=INTERNAL,
+    required=True,
+)
+REVISION = Parameter(
+    name="revision",
+    value="main",
+    display_name="Revision",
+    hint="Branch or tag of the source code. Empty: the repository's default branch.",
+    visibility=INTERNAL,
+)
+PYTORCH_IMAGE = Parameter(
+    name="pytorch-image",
+    value="pytorch/pytorch:2.7.1-cuda12.6-cudnn9-runtime",
+    display_name="PyTorch image",
+    hint="Image in which the model is trained and evaluated.",
+    visibility=INTERNAL,
+    required=True,
+)
 SYS_NODE_POOL = Parameter(
     name="sys-node-pool",
     value="default",
@@ -106,4 +132,4 @@ PARAMETERS = (
     HYPERPARAMETERS,
     SEED,
 )
-"""Those of every form of the workflow, in the order in which forms show them."""
+"""What every form of the workflow has, in the order in which forms show them."""

@@ -44,7 +44,9 @@ def servers(folder: Path) -> list[int]:
 
 def test_a_dump_becomes_a_model_a_report_and_objects_in_the_bucket(small_dump: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    result = run("--dump", small_dump, *FAST, "--param", "cvat-output-path=/models//", runs=runs)
+    result = run(
+        "--dump", small_dump, *FAST, "--param", "cvat-output-path=/models//", "--param", "source=unused", runs=runs
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     (folder,) = (path for path in runs.iterdir() if not path.is_symlink())
     assert (runs / "latest").resolve() == folder

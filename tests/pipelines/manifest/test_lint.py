@@ -101,6 +101,12 @@ BREAKS: list[tuple[Callable[..., Any], str, Callable[[Spec], object]]] = [
     (lint.side_cars_have_ports, "port", lambda s: train(s)["sidecars"][0].pop("ports")),
     (lint.side_cars_have_ports, "ONEPANEL_INTERACTIVE_SIDECAR", lambda s: train(s).pop("sidecars")),
     (lint.storage_is_mounted, "fetch-dump", lambda s: template(s, "fetch-dump")["container"]["volumeMounts"].pop()),
+    (
+        lint.kubernetes_accepts_the_pods,
+        "volume 'x'",
+        lambda s: train(s)["container"]["volumeMounts"][0].update(name="x"),
+    ),
+    (lint.kubernetes_accepts_the_pods, "missing", lambda s: train(s)["container"]["volumeMounts"][0].pop("name")),
     (lint.storage_is_mounted, "upload-artifacts", lambda s: s["volumes"][0]["projected"]["sources"].pop()),
 ]
 
