@@ -167,15 +167,22 @@ def publish_command(
     name: Annotated[str, typer.Option(help="Name of the template in Onepanel.")] = "detr-training",
     manifest: Annotated[Path, typer.Option(help="The compiled spec.")] = ONEPANEL_SPEC,
 ) -> int:
-    """Register the template in Onepanel (ONEPANEL_API_URL, ONEPANEL_TOKEN, ONEPANEL_NAMESPACE), labelled for CVAT."""
+    """Register the template in Onepanel, labelled for CVAT.
+
+    Reads ONEPANEL_API_URL, ONEPANEL_NAMESPACE and ONEPANEL_TOKEN; where the token is what `opctl auth token` prints,
+    ONEPANEL_USERNAME too.
+    """
     from pipelines.cluster.onepanel import publish
     from pipelines.manifest.lint import lint
 
     problems = lint(manifest)
     if problems:
         raise PipelineError(f"{manifest} would be refused: {problems[0]}; `python -m pipelines lint` lists all")
-    uid, version = publish(name, manifest.read_text(encoding="utf-8"), os.environ)
-    print(f"published '{name}' as {uid}, version {version}")
+    template = publish(name, manifest.read_text(encoding="utf-8"), os.environ)
+    if template.changed:
+        print(f"published '{name}' as {template.uid}, version {template.version}")
+    else:
+        print(f"'{name}' is up to date: version {template.version} of {template.uid} is this manifest")
     return 0
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from pipelines.cli import WORKFLOW
 from tests.pipelines.cluster_double import CREATED, NAMESPACE, TOKEN, Double, cluster_double
+from tests.pipelines.command import Done, pipelines
 from tests.processes import hear_ctrl_c
 
 PROJECT = Path(__file__).parents[3]
@@ -85,32 +86,30 @@ def environment(
     return {**clean, "KUBECONFIG": str(path)}
 
 
-def pipelines(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "pipelines", *arguments]
-    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=60)
-
-
-def refused(result: "subprocess.CompletedProcess[str]") -> str:
-    """Give the one line in which something was refused."""
-    assert result.returncode == 2, result.stdout + result.stderr
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
+def refused(result: Done) -> str:
     assert TOKEN not in result.stdout + result.stderr
-    return line
+    return result.refusal
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_compiled_workflow_is_created_with_its_parameters(way: str, tmp_path: Path) -> None:
     with cluster_double() as double:
         env = environment(way, double, tmp_path)
-        result = pipelines("submit", "--param", "epochs=7", "--param", "hyperparameters=lr: 0.1\nseed: 3", env=env)
+        given = {
+            "epochs": "7",
+            "hyperparameters": "lr: 0.1\nseed: 3",
+            "source": "https://git.example.com/fork",
+            "revision": "",
+            "pytorch-image": "mine:2",
+        }
+        flags = [word for name, value in given.items() for word in ("--param", f"{name}={value}")]
+        result = pipelines("submit", *flags, env=env)
     assert result.returncode == 0, result.stderr
     assert f"submitted {CREATED} in namespace {NAMESPACE}" in result.stdout
     (sent,) = double.created()
     compiled = yaml.safe_load(WORKFLOW.read_text())
     values = {each["name"]: each["value"] for each in sent["spec"]["arguments"]["parameters"]}
-    assert values["epochs"] == "7"
-    assert values["hyperparameters"] == "lr: 0.1\nseed: 3"
+    assert given.items() <= values.items()
     assert sent["metadata"]["labels"] == {"used-by": "cvat"}
     for each in compiled["spec"]["arguments"]["parameters"]:
         each["value"] = values[each["name"]]
