@@ -14,11 +14,11 @@ from rich.console import Console
 from pipelines.errors import PipelineError
 from pipelines.local.executor import StepFailedError, stop_on_sigterm
 from pipelines.manifest.reader import Manifest
-from pipelines.workflow.dag import Options
+from pipelines.workflow.options import Options
 from steps.common.console import run_app
 
 if TYPE_CHECKING:
-    from pipelines.cluster.connect import Cluster
+    from pipelines.cluster.protocol import Cluster
 
 MANIFESTS = Path(__file__).resolve().parent.parent / "manifests"
 WORKFLOW = MANIFESTS / "argo" / "detr-training.workflow.yaml"
@@ -152,7 +152,7 @@ def watch_command(
 
 
 def _watch(cluster: "Cluster", name: str) -> int:
-    from pipelines.cluster.submit import watch
+    from pipelines.cluster.watch import watch
 
     try:
         return 0 if watch(cluster, name, Console()) else 1
@@ -198,7 +198,8 @@ def lint_command(
         problems = lint(path)
         for problem in problems:
             print(f"{path}: {problem}", file=sys.stderr)
-        print(f"{path}: {len(problems)} to mend" if problems else f"{path}: ok")
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        print(f"{path}: {count}" if problems else f"{path}: ok")
         failed += bool(problems)
     return 1 if failed else 0
 

@@ -14,7 +14,7 @@ import yaml
 
 from pipelines.errors import PipelineError
 from pipelines.manifest.pod_rules import LABEL_LENGTH, is_dns_label
-from pipelines.workflow.dag import LABELS
+from pipelines.workflow.contract import LABELS
 
 SECONDS_TO_ANSWER = 60
 PAGE_SIZE = 100

@@ -19,7 +19,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from simpleeval import InvalidExpression, simple_eval
 
 from pipelines.errors import PipelineError
-from pipelines.manifest.reader import STEPS_COMMAND, Manifest, substitute
+from pipelines.manifest.reader import Manifest, substitute
+from pipelines.workflow.contract import STEPS_COMMAND
 
 LINES_SHOWN = 20
 SECONDS_TO_STOP = 10

@@ -11,11 +11,9 @@ from typing import Any
 import yaml
 
 from pipelines.errors import PipelineError
+from pipelines.workflow.contract import STEPS_COMMAND
 from steps.cli import parse
 from steps.common.errors import StepError
-
-STEPS_COMMAND = ["python", "-m", "steps"]
-"""How the arguments of a box begin."""
 
 TASK_KEYS = {"name", "template", "dependencies"}
 """What a task may hold for us to run it: anything else changes what Argo would do."""

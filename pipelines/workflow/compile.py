@@ -6,7 +6,9 @@ from typing import Any
 
 import yaml
 
-from pipelines.workflow.dag import LABELS, Options, Target, training_workflow, workflow_parameters
+from pipelines.workflow.contract import LABELS
+from pipelines.workflow.dag import training_workflow
+from pipelines.workflow.options import Options, Target, workflow_parameters
 
 HEADER = "# Made by `make compile` from pipelines/workflow/. Change that, not this.\n"
 ONEPANEL_HEADER = (

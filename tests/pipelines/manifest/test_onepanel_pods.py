@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.manifest.lint import lint_onepanel
 from pipelines.manifest.onepanel_pods import Execution, PodError, argo_pods, as_core_makes_it, onepanel_pods
+from pipelines.manifest.onepanel_rules import lint_onepanel
 from pipelines.manifest.pod_rules import claim_faults, pod_faults
 from pipelines.workflow.compile import manifests
-from pipelines.workflow.dag import Options
+from pipelines.workflow.options import Options
 
 Document = dict[str, Any]
 SHARED = Path(__file__).parents[4] / "shared" / "onepanel"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli import MANIFESTS, app
 from pipelines.workflow.compile import manifests
-from pipelines.workflow.dag import Options
+from pipelines.workflow.options import Options
 
 PROJECT = Path(__file__).parents[3]
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from pipelines.manifest.reader import substitute
-from pipelines.workflow.dag import Options, Target, training_workflow
+from pipelines.workflow.dag import training_workflow
+from pipelines.workflow.options import Options, Target
 from pipelines.workflow.parameters import CHECKPOINT, PARAMETERS
 from steps.cli import STEPS, parse
 
