@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.cluster.errors import ConnectionLostError
 from pipelines.cluster.protocol import Cluster, Document
@@ -26,7 +27,7 @@ ATTEMPTS = 15
 
 @dataclass(frozen=True)
 class Step:
-    """A box of the workflow, as it stands."""
+    """A step of the workflow, as it stands."""
 
     name: str
     phase: str
@@ -40,7 +41,7 @@ class Step:
 
 
 def watch(cluster: Cluster, name: str, console: Console) -> bool:
-    """Show a workflow until it is finished, through broken connections; give whether it succeeded.
+    """Show a workflow until it is finished, through broken connections; tell whether it succeeded.
 
     On a terminal there is one line a step, redrawn; elsewhere a line whenever a step's phase changes. When it
     failed, the failed steps' messages and the last lines of their logs follow.
@@ -58,11 +59,10 @@ def watch(cluster: Cluster, name: str, console: Console) -> bool:
                 if said.get(step.name) != step.phase:
                     said[step.name] = step.phase
                     duration = f"  {step.duration}" if step.phase in FINISHED else ""
-                    console.print(f"{step.name:<20} {step.phase}{duration}", highlight=False)
+                    console.print(Text(f"{step.name:<20} {step.phase}{duration}"))
     phase = _phase(workflow)
-    console.print(
-        f"[{COLOURS.get(phase, 'bold')}]{name} {phase}[/]  {_seconds(workflow['status']):.0f} s", highlight=False
-    )
+    end = Text(f"{name} {phase}", style=COLOURS.get(phase, "bold"))
+    console.print(end.append(f"  {_seconds(workflow['status']):.0f} s", style="default"))
     if phase == "Succeeded":
         return True
     _explain(cluster, workflow, name, console)
@@ -88,9 +88,9 @@ def _states(cluster: Cluster, name: str, console: Console) -> Iterator[Document]
             time.sleep(RECONNECT_SECONDS[0])
         except ConnectionLostError as error:
             if attempt == ATTEMPTS:
-                raise PipelineError(f"{error}: the workflow goes on, watch it again later") from None
+                raise PipelineError(f"{error}: the workflow keeps running, watch it again later") from None
             wait = RECONNECT_SECONDS[min(attempt, len(RECONNECT_SECONDS) - 1)]
-            console.print(f"{error}; trying again in {wait} s", style="yellow", highlight=False)
+            console.print(Text(f"{error}; trying again in {wait} s", style="yellow"))
             attempt += 1
             time.sleep(wait)
 
@@ -136,10 +136,10 @@ def _time(text: str | None) -> datetime | None:
 
 
 def _table(name: str, steps: list[Step]) -> Table:
-    table = Table("step", "phase", "duration", "", title=name, title_justify="left", box=None)
+    table = Table("step", "phase", "duration", "", title=Text(name), title_justify="left", box=None)
     for step in steps:
-        colour = COLOURS.get(step.phase, "default")
-        table.add_row(step.name, f"[{colour}]{step.phase}[/]", step.duration, step.message)
+        phase = Text(step.phase, style=COLOURS.get(step.phase, "default"))
+        table.add_row(Text(step.name), phase, step.duration, Text(step.message))
     return table
 
 
@@ -148,16 +148,16 @@ def _explain(cluster: Cluster, workflow: Document, name: str, console: Console) 
     nodes = _nodes(workflow)
     failed = [node for node in nodes.values() if node.get("type") == "Pod" and node.get("phase") in ("Failed", "Error")]
     if not failed and workflow["status"].get("message"):
-        console.print(f"  {workflow['status']['message']}", markup=False)
+        console.print(Text(f"  {workflow['status']['message']}"))
     # Earlier attempts of a step fail as its last one does.
     last = {
         node["displayName"].partition("(")[0]: node for node in sorted(failed, key=lambda n: n.get("startedAt") or "")
     }
     for title, node in last.items():
-        console.print(f"{title}: {node.get('message') or node['phase']}", style="red", markup=False, highlight=False)
+        console.print(Text(f"{title}: {node.get('message') or node['phase']}", style="red"))
         try:
             lines = cluster.log(name, node)
         except (ConnectionLostError, PipelineError) as error:
             lines = [f"(no log: {error})"]
         for line in lines or ["(no log)"]:
-            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(Text(f"  {line}"), soft_wrap=True)

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from pipelines.errors import PipelineError
-from pipelines.workflow.contract import STEPS_COMMAND
+from pipelines.workflow.compile import manifests
+from pipelines.workflow.contract import MANIFESTS, STEPS_COMMAND
+from pipelines.workflow.options import Options
 from steps.cli import parse
 from steps.common.errors import StepError
 
@@ -123,11 +125,25 @@ def read_yaml(path: Path) -> Any:
         PipelineError: the file is not there or not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PipelineError(f"{path} cannot be read ({error.strerror}): run `make compile`") from None
+        return yaml.safe_load(read_text(path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+
+
+def read_text(path: Path) -> str:
+    """Read a manifest's file; the project's own is compiled where the project was installed without it.
+
+    Raises:
+        PipelineError: the file is not there.
+    """
+    if path.is_relative_to(MANIFESTS) and not MANIFESTS.is_dir():
+        compiled = manifests(Options())
+        if path.relative_to(MANIFESTS) in compiled:
+            return compiled[path.relative_to(MANIFESTS)]
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read ({error.strerror}): run `make compile`") from None
 
 
 def substitute(text: str, values: Mapping[str, str], *, strict: bool = True) -> str:

@@ -1,5 +1,7 @@
 """What the workflow, its checks and its ways to run agree on: paths, names, labels, ports."""
 
+from pathlib import Path
+
 from steps.storage.store import ONEPANEL_CONFIG_DIR
 
 STEPS_COMMAND = ["python", "-m", "steps"]
@@ -21,3 +23,8 @@ LABELS = {"used-by": "cvat"}
 """CVAT offers only templates that carry it."""
 
 TENSORBOARD_PORT = 6006
+
+MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
+"""The compiled manifests, which are committed; absent where the project is installed without its repository."""
+WORKFLOW = MANIFESTS / "argo" / "detr-training.workflow.yaml"
+ONEPANEL_SPEC = MANIFESTS / "onepanel" / "detr-training.yaml"

@@ -49,8 +49,10 @@ class Parameter:
 def _of_step(function: Callable[..., Any], argument: str, name: str, display_name: str, **more: Any) -> Parameter:
     """Declare a parameter that is a step's argument: its default and its help are the step's."""
     default = inspect.signature(function).parameters[argument].default
+    # What a step decides by itself when it is not told.
+    value = "auto" if default is None else str(default)
     option = get_type_hints(function, include_extras=True)[argument].__metadata__[0]
-    return Parameter(name, **{"value": str(default), "hint": option.help, "display_name": display_name, **more})
+    return Parameter(name, **{"value": value, "hint": option.help, "display_name": display_name, **more})
 
 
 ANNOTATION_PATH = Parameter(
@@ -79,8 +81,8 @@ DUMP_FORMAT = _of_step(
     prepare_data, "dump_format", "dump-format", "CVAT dump format", visibility=PRIVATE, required=True,
 )  # fmt: skip
 MODEL = _of_step(train_model, "model", "model", "Model", type=SELECT, options=MODELS, required=True)
-EPOCHS = _of_step(train_model, "epochs", "epochs", "Epochs", value="auto", required=True)
-BATCH_SIZE = _of_step(train_model, "batch_size", "batch-size", "Batch size", value="auto", required=True)
+EPOCHS = _of_step(train_model, "epochs", "epochs", "Epochs", required=True)
+BATCH_SIZE = _of_step(train_model, "batch_size", "batch-size", "Batch size", required=True)
 VAL_SPLIT = _of_step(prepare_data, "val_split", "val-split", "Validation split", type=NUMBER, required=True)
 SPLIT = _of_step(prepare_data, "split", "split", "Split", type=SELECT, options=SPLITS, required=True)
 EXCLUDE = _of_step(prepare_data, "exclude", "exclude", "Attributes to leave out")
@@ -117,6 +119,9 @@ SYS_NODE_POOL = Parameter(
     type=NODE_POOL,
     required=True,
 )
+
+LAPTOP_MODEL = "detr_tiny"
+"""What a laptop trains in minutes: the model of a run on this machine that names none."""
 
 PARAMETERS = (
     ANNOTATION_PATH,

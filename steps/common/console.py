@@ -22,7 +22,8 @@ def run_app(app: typer.Typer, *mistakes: type[Exception]) -> int:
         0; 2 for a mistake of the user's; 130 after Ctrl-C; what `typer.Exit` carries.
     """
     try:
-        status = app(standalone_mode=False)
+        # Without arguments a command line is asked what it can do: no mistake.
+        status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except mistakes as error:
         return fail(str(error))
     except typer.TyperException as error:

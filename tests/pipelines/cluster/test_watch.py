@@ -52,7 +52,7 @@ BAD = [
         FETCHED,
         RETRIED,
         node(6, "train-detr(0)", "Failed", message="Error (exit code 1)"),
-        node(77, "train-detr(1)", "Failed", message="OOMKilled (exit code 137)"),
+        node(77, "train-detr(1)", "Failed", message="OOMKilled [/mnt/src] [red] :pig: (137)"),
     ),
 ]
 
@@ -84,10 +84,20 @@ def test_a_failed_workflow_is_explained(way: str, tmp_path: Path) -> None:
     with cluster_double(states=BAD, log=log) as double:
         result = pipelines("watch", CREATED, env=environment(way, double, tmp_path))
     assert result.returncode == 1
-    assert "train-detr: OOMKilled (exit code 137)" in result.stdout
+    assert "train-detr: OOMKilled [/mnt/src] [red] :pig: (137)" in result.stdout
     assert "error: loss is not finite" in result.stdout
     assert "of another pod" not in result.stdout
     assert "train-detr(0)" not in result.stdout, "retries are one step"
+
+
+def test_a_terminal_shows_a_table_with_messages_as_they_are(tmp_path: Path) -> None:
+    states = [status("Failed", FETCHED, node(6, "train-detr", "Failed", message="lost [/mnt/src] :pig:"))]
+    with cluster_double(states=states) as double:
+        env = {**environment("kubernetes", double, tmp_path), "FORCE_COLOR": "1", "COLUMNS": "100"}
+        result = pipelines("watch", CREATED, env=env)
+    assert result.returncode == 1, result.stderr
+    row = next(line for line in result.stdout.splitlines() if "train-detr" in line and "Failed" in line)
+    assert "lost [/mnt/src] :pig:" in row
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -117,7 +127,7 @@ def test_ctrl_c_leaves_the_workflow_running_and_says_so(way: str, tmp_path: Path
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the workflow goes on" in said
+    assert "the workflow keeps running" in said
     assert f"python -m pipelines watch {CREATED} --namespace {NAMESPACE}" in said
     assert all(method == "GET" for method, *_ in double.asked), "nothing was stopped"
 
