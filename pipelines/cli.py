@@ -99,7 +99,7 @@ def _console() -> Console:
 )
 def run_command(
     dump: Annotated[
-        Path | None, typer.Option(help="The dump, a folder or .zip.", show_default="a sample that is drawn")
+        Path | None, typer.Option(help="The dump, a folder or .zip.", show_default="a generated sample")
     ] = None,
     epochs: Annotated[
         str, typer.Option(metavar="N|auto", help=f"{EPOCHS.hint} Short for --param epochs=…", show_default=EPOCHS.value)

@@ -76,7 +76,7 @@ class ArgoServer:
         return document
 
     def _stream(self, path: str, query: Mapping[str, str]) -> Iterator[Any]:
-        """Give the results of a stream of JSON lines."""
+        """Return the results of a stream of JSON lines."""
         with (
             in_words(f"the Argo Server at {self.address}", f"namespace '{self.namespace}'"),
             self._ask(path, query, stream=True) as answer,

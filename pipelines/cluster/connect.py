@@ -26,5 +26,5 @@ def connect(via: str, *, context: str = "", namespace: str = "", environ: Mappin
     if via == "argo" or (via == "auto" and environ.get("ARGO_SERVER")):
         return ArgoServer(environ, namespace or "default")
     if via not in ("auto", "kubernetes"):
-        raise PipelineError(f"--via is '{via}': it can be auto, argo or kubernetes")
+        raise PipelineError(f"--via is '{via}': expected auto, argo or kubernetes")
     return Kubernetes(context, namespace, environ)

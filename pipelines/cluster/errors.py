@@ -17,7 +17,7 @@ REFUSALS = {
 
 
 class ConnectionLostError(Exception):
-    """The cluster went away in the middle of something that can be taken up again."""
+    """The cluster was lost; what was asked can be tried again."""
 
 
 class in_words:  # noqa: N801 - used as a function
@@ -57,7 +57,7 @@ class in_words:  # noqa: N801 - used as a function
 
 
 def _message(body: str) -> str:
-    """Give the message in an error's body, which is JSON more often than not."""
+    """Return the message in an error's body, which is JSON more often than not."""
     try:
         document = json.loads(body)
     except json.JSONDecodeError:

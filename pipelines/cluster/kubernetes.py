@@ -33,7 +33,7 @@ class Kubernetes:
                     )
                 self.namespace = namespace or active["context"].get("namespace") or "default"
             elif environ.get("KUBECONFIG"):
-                raise PipelineError(f"KUBECONFIG names {files}, which is not there: give an existing file")
+                raise PipelineError(f"KUBECONFIG is {files}, which does not exist: set it to an existing file")
             else:
                 k8s_config.load_incluster_config(client_configuration=configuration)
                 own = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")

@@ -69,7 +69,7 @@ def publish(name: str, manifest: str, environ: Mapping[str, str]) -> Published:
         if known.get("name") != name:
             raise PipelineError(
                 f"'{name}' and the template '{known.get('name')}' would both have the uid '{uid}': publish with "
-                f"--name '{known.get('name')}' to give that one a new version, or choose another name"
+                f"--name '{known.get('name')}' to give it a new version, or choose another name"
             )
         latest = onepanel.ask("GET", f"/{uid}")
         given = {each.get("key"): each.get("value") for each in latest.get("labels") or []}
@@ -92,7 +92,7 @@ def publish(name: str, manifest: str, environ: Mapping[str, str]) -> Published:
 
 
 def template_uid(name: str) -> str:
-    """Give the uid that core derives from a template's name.
+    """Return the uid that core derives from a template's name.
 
     Raises:
         PipelineError: core could not keep a template of that name, or not execute it.
@@ -143,7 +143,7 @@ class _Onepanel:
         self._session.headers["Authorization"] = f"Bearer {token}"
 
     def find(self, uid: str) -> dict[str, Any]:
-        """Give what the list of templates says of one, nothing when there is none."""
+        """Return what the list of templates says of one, nothing when there is none."""
         page = 1
         while True:
             listed = self.ask("GET", "", params={"page": page, "pageSize": PAGE_SIZE})
@@ -155,7 +155,7 @@ class _Onepanel:
             page += 1
 
     def ask(self, method: str, path: str, **content: Any) -> dict[str, Any]:
-        """Make a call below the namespace's templates; give the answer's content."""
+        """Make a call below the namespace's templates; return the answer's content."""
         return self._call(method, f"{self._templates}{path}", **content)
 
     def _call(self, method: str, address: str, **content: Any) -> dict[str, Any]:

@@ -16,21 +16,21 @@ class Cluster(Protocol):
     namespace: str
 
     def create(self, workflow: Document) -> str:
-        """Create a workflow; give its name."""
+        """Create a workflow; return its name."""
         ...
 
     def get(self, name: str) -> Document:
-        """Give a workflow as it stands."""
+        """Return a workflow as it stands."""
         ...
 
     def template(self, name: str) -> Document:
-        """Give a workflow template."""
+        """Return a workflow template."""
         ...
 
     def events(self, name: str, version: str) -> Iterator[Document]:
-        """Give the workflow anew each time that it changes after `version`, until the connection ends."""
+        """Return the workflow anew each time that it changes after `version`, until the connection ends."""
         ...
 
     def log(self, name: str, node: Document) -> list[str]:
-        """Give the last lines of a node's main container."""
+        """Return the last lines of a node's main container."""
         ...

@@ -12,7 +12,7 @@ from pipelines.workflow.contract import LABELS
 
 
 def submit(cluster: Cluster, manifest: Manifest, overrides: Mapping[str, str], template: str = "") -> str:
-    """Create a workflow; give its name.
+    """Create a workflow; return its name.
 
     Args:
         cluster: where to.
@@ -44,7 +44,7 @@ def submit(cluster: Cluster, manifest: Manifest, overrides: Mapping[str, str], t
         return cluster.create(workflow)
     except ConnectionLostError as error:
         raise PipelineError(
-            f"{error}: nothing is known to be submitted, look with `argo list` before trying again"
+            f"{error}: it is unknown whether the workflow was submitted, check with `argo list` before trying again"
         ) from None
 
 

@@ -41,7 +41,7 @@ class Step:
 
 
 def watch(cluster: Cluster, name: str, console: Console) -> bool:
-    """Show a workflow until it is finished, through broken connections; tell whether it succeeded.
+    """Show a workflow until it is finished, through broken connections; return whether it succeeded.
 
     On a terminal there is one line a step, redrawn; elsewhere a line whenever a step's phase changes. When it
     failed, the failed steps' messages and the last lines of their logs follow.
@@ -70,7 +70,7 @@ def watch(cluster: Cluster, name: str, console: Console) -> bool:
 
 
 def _states(cluster: Cluster, name: str, console: Console) -> Iterator[Document]:
-    """Give the workflow each time that it changes, the last time when it is finished."""
+    """Return the workflow each time that it changes, the last time when it is finished."""
     attempt = 0
     while True:
         try:
@@ -108,7 +108,7 @@ def _nodes(workflow: Document) -> dict[str, Document]:
 
 
 def _steps(workflow: Document) -> list[Step]:
-    """Give the DAG's tasks in the order in which they started; a task's retries are one step."""
+    """Return the DAG's tasks in the order in which they started; a task's retries are one step."""
     nodes = _nodes(workflow)
     attempts = {child for node in nodes.values() if node.get("type") == "Retry" for child in node.get("children", [])}
     tasks = [

@@ -104,7 +104,7 @@ def _task(name: str, template: Mapping[str, Any], values: Mapping[str, str], man
 
 
 def _local(argument: str, folders: Mapping[str, Path]) -> str:
-    """Give the local path of an argument that is a path in one of the container's volumes."""
+    """Return the local path of an argument that is a path in one of the container's volumes."""
     for mount, folder in folders.items():
         if argument == mount or argument.startswith(f"{mount}/"):
             return f"{folder}{argument.removeprefix(mount)}"
@@ -153,7 +153,7 @@ def _ended(mark: str, colour: str, name: str, text: str) -> Text:
 
 
 def _may_retry(retries: Mapping[str, Any], status: int, seconds: float) -> bool:
-    """Tell whether the manifest's retry strategy covers a container's failure."""
+    """Return whether the manifest's retry strategy covers a container's failure."""
     if retries.get("retryPolicy", "OnFailure") not in ("Always", "OnFailure"):
         return False  # A process that ended has failed; Argo's "error" is a pod that was lost.
     if "expression" not in retries:
@@ -169,7 +169,7 @@ def _may_retry(retries: Mapping[str, Any], status: int, seconds: float) -> bool:
 
 
 def _attempt(task: Task, environment: Mapping[str, str], log: Path, console: Console) -> tuple[int, list[str]]:
-    """Run a step once; give its exit status and its last lines."""
+    """Run a step once; return its exit status and its last lines."""
     last: deque[str] = deque(maxlen=LINES_SHOWN)
     columns = (SpinnerColumn(), TextColumn("{task.description}", style="bold", markup=False), TimeElapsedColumn())
     with (

@@ -45,7 +45,7 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
     if ANNOTATION_PATH.name in overrides:
         raise PipelineError(f"'{ANNOTATION_PATH.name}' is set by `run`: name the dump with --dump (make run DUMP=path)")
     if dump is not None and not dump.exists():
-        raise PipelineError(f"there is no dump {dump}: give the folder or .zip that CVAT exported")
+        raise PipelineError(f"{dump} does not exist: give --dump the folder or .zip that CVAT exported")
     latest = runs / "latest"
     if latest.is_dir() and not latest.is_symlink():
         raise PipelineError(
@@ -72,7 +72,7 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
         )
         with tempfile.TemporaryDirectory(prefix="dump-") as folder:
             count = _put_dump(dump, Path(folder), prefix, storage)
-        what = f"{dump}" if dump else "a sample that was drawn just now"
+        what = f"{dump}" if dump else "a generated sample"
         console.print(Text(f"dump: {what}, {count} files in s3://{BUCKET}/{prefix}"), soft_wrap=True)
         execute(run, {**server.environment, BUCKET_VARIABLE: BUCKET}, console)
         place = f"{run.namespace}/{run.parameters[OUTPUT_PATH.name]}/{run.name}"
@@ -82,7 +82,7 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
 
 
 def _put_dump(dump: Path | None, folder: Path, prefix: str, storage: StorageConfig) -> int:
-    """Put a dump into the bucket, file by file as CVAT does; give the number of files."""
+    """Put a dump into the bucket, file by file as CVAT does; return the number of files."""
     try:
         if dump is None:
             draw_sample(folder)

@@ -72,7 +72,7 @@ class Execution:
 def onepanel_pods(spec: Mapping[str, Any], execution: Execution | None = None) -> dict[str, Document]:
     """Make the pod of each task of a template's DAG, by the task's name.
 
-    The pods of the tasks that core adds (status, services, statistics) are core's own affair and left out.
+    The pods of the tasks that core adds (status, services, statistics) are left out.
 
     Args:
         spec: the bare spec that Onepanel takes.
@@ -285,7 +285,7 @@ def _known_volumes(spec: Mapping[str, Any], template: Document, execution: Execu
 
 
 def _artifact_secrets(template: Document) -> dict[str, list[str]]:
-    """Give the keys of each secret that Argo's own containers need, by the secret's name."""
+    """Return the keys of each secret that Argo's own containers need, by the secret's name."""
     used: dict[str, list[str]] = {}
     inputs, outputs = (template.get(way, {}).get("artifacts", []) for way in ("inputs", "outputs"))
     if not all(_has_location(artifact) for artifact in outputs):

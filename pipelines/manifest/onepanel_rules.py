@@ -20,19 +20,19 @@ from steps.cli import STEPS, takes_storage
 Document = Mapping[str, Any]
 Problems = Iterator[str]
 
-MISSHAPEN = "it is not shaped like a workflow of Argo v2.12.4"
+MISSHAPEN = "not a workflow spec of Argo v2.12.4"
 FORM_KEYS = {"displayName", "hint", "type", "visibility", "required", "options"}
-"""What a parameter may hold for Onepanel beside Argo's own keys."""
+"""Keys that Onepanel adds to Argo's own for a parameter."""
 VISIBILITIES = {"public", "protected", "internal", "private"}
 FORM_TYPES = {p.TEXT, p.NUMBER, p.TEXTAREA, p.SELECT, p.NODE_POOL, "editor.yaml"}
 RESERVED = "sys-"
-"""How names begin that are core's; the node pool's parameter is the one that a template declares."""
+"""Prefix of the names that core reserves; of those, a template declares only the node pool's parameter."""
 
 
 def lint_onepanel(spec: Document) -> list[str]:
     """List what Onepanel's core, or CVAT's form, would refuse in a bare spec."""
     if not isinstance(spec.get("templates"), list) or not isinstance(spec.get("entrypoint"), str):
-        return ["it has no 'entrypoint' or no 'templates'"]
+        return ["expected a workflow spec with 'entrypoint' and 'templates'"]
     problems: list[str] = []
     for rule in ONEPANEL_RULES:
         problems += rule(spec)
@@ -60,23 +60,22 @@ def fields_of_argo_2_12(spec: Document) -> Problems:
         parameter = field.startswith("arguments.parameters[") and field.rpartition(".")[2] in FORM_KEYS
         # The generated client has no content for a number-or-text; v2.12.4 knows the field.
         if not parameter and not field.endswith("retryStrategy.limit"):
-            yield f"{field} is no field of Argo v2.12.4"
+            yield f"{field} is not a field of Argo v2.12.4"
 
 
 def parameters_for_forms(spec: Document) -> Problems:
-    """Each parameter has a name and a text as value, and what forms need is one of what they know."""
+    """Each parameter has a name, a string as its value, and a type and visibility that forms know."""
     for parameter in spec.get("arguments", {}).get("parameters", []):
-        name = parameter.get("name")
-        if not isinstance(parameter.get("value"), str):
-            yield f"parameter '{name}' needs a text as value, not {parameter.get('value')!r}"
-        if parameter.get("visibility") not in VISIBILITIES:
-            yield f"parameter '{name}' is '{parameter.get('visibility')}': it can be {', '.join(sorted(VISIBILITIES))}"
-        if parameter.get("type") not in FORM_TYPES:
-            yield f"parameter '{name}' is of type '{parameter.get('type')}': forms draw {', '.join(sorted(FORM_TYPES))}"
+        what, value = f"parameter '{parameter.get('name')}'", parameter.get("value")
+        if not isinstance(value, str):
+            yield f"{what} needs a string as its value, not {value!r}"
+        for key, known in (("visibility", VISIBILITIES), ("type", FORM_TYPES)):
+            if parameter.get(key) not in known:
+                yield f"{what} has the {key} '{parameter.get(key)}': expected one of {', '.join(sorted(known))}"
         if parameter.get("type") == p.SELECT:
             options = [option.get("value") for option in parameter.get("options") or []]
-            if parameter.get("value") not in options:
-                yield f"parameter '{name}' offers {options}, its value {parameter.get('value')!r} is none of them"
+            if value not in options:
+                yield f"{what} has the value {value!r}, which is not one of its options {options}"
 
 
 def dags_at_the_top(spec: Document) -> Problems:
@@ -84,7 +83,7 @@ def dags_at_the_top(spec: Document) -> Problems:
     templates = _templates(spec)
     for field in ("entrypoint", "onExit"):
         if field in spec and "dag" not in templates.get(spec[field], {}):
-            yield f"{field} names '{spec[field]}', which is no DAG"
+            yield f"{field} names '{spec[field]}', which is not a DAG"
 
 
 def edges_as_dependencies(spec: Document) -> Problems:
@@ -108,9 +107,9 @@ def containers_without_shared_memory(spec: Document) -> Problems:
     """Core mounts a memory-backed /dev/shm, which data-loader workers need, into containers and nothing else."""
     for name, template in _templates(spec).items():
         if not {"container", "dag"} & template.keys():
-            yield f"template '{name}' is no container: core gives only those their /dev/shm"
+            yield f"template '{name}' is not a container: core mounts /dev/shm only into containers"
         if any(mount["mountPath"] == "/dev/shm" for mount in _mounts(template)):  # noqa: S108
-            yield f"template '{name}' mounts /dev/shm: core does"
+            yield f"template '{name}' mounts /dev/shm, which core does: remove the mount"
 
 
 def node_selector_is_the_pool(spec: Document) -> Problems:
@@ -127,17 +126,17 @@ def names_that_are_cores(spec: Document) -> Problems:
     """Core adds `sys-metrics` at /tmp/sys-metrics.json to every container, and packs no archives."""
     for parameter in spec.get("arguments", {}).get("parameters", []):
         if parameter["name"].startswith(RESERVED) and parameter["name"] != p.SYS_NODE_POOL.name:
-            yield f"parameter '{parameter['name']}': names that begin with '{RESERVED}' are core's"
+            yield f"parameter '{parameter['name']}': names that begin with '{RESERVED}' are reserved for core"
     for template in _templates(spec).values():
         for direction in ("inputs", "outputs"):
             for artifact in (template.get(direction) or {}).get("artifacts", []):
                 where = f"artifact '{artifact['name']}' of template '{template['name']}'"
                 if artifact["name"].startswith(RESERVED):
-                    yield f"{where}: names that begin with '{RESERVED}' are core's"
+                    yield f"{where}: names that begin with '{RESERVED}' are reserved for core"
                 if artifact.get("path") == METRICS_FILE:
-                    yield f"{where} lies at {METRICS_FILE}, where core adds its own"
+                    yield f"{where} has the path {METRICS_FILE}, which core uses for its own"
                 if artifact.get("archive", {"none": {}}) != {"none": {}}:
-                    yield f"{where} is archived, and core reads none"
+                    yield f"{where} is archived, which core cannot read: remove 'archive'"
 
 
 def side_cars_have_ports(spec: Document) -> Problems:
@@ -146,7 +145,7 @@ def side_cars_have_ports(spec: Document) -> Problems:
         shown = [side_car for side_car in template.get("sidecars", []) if _interactive(side_car)]
         for side_car in shown:
             if not side_car.get("ports"):
-                yield f"side-car '{side_car['name']}' of template '{name}' needs a port to be shown"
+                yield f"side-car '{side_car['name']}' of template '{name}' needs a port, by which it is shown"
         if _step(template) == "train" and not shown:
             yield f"template '{name}' has no side-car with ONEPANEL_INTERACTIVE_SIDECAR"
 
@@ -237,7 +236,7 @@ def _mounts(template: Document) -> list[Any]:
 
 
 def _step(template: Document) -> str:
-    """Name the step that a template runs, empty when it runs none."""
+    """Return the step that a template runs, empty if it runs none."""
     args = template.get("container", {}).get("args", [])
     return args[3] if args[:3] == STEPS_COMMAND and args[3:4] and args[3] in STEPS else ""
 

@@ -43,12 +43,12 @@ Faults = Iterator[Fault]
 
 
 def is_dns_label(text: str) -> bool:
-    """Tell whether a text is a label of RFC 1123, of at most 63 characters."""
+    """Return whether a text is a label of RFC 1123, of at most 63 characters."""
     return len(text) <= LABEL_LENGTH and bool(DNS_LABEL.fullmatch(text))
 
 
 def pod_faults(pod: Document) -> Faults:
-    """Give what an API server would refuse in a pod."""
+    """Return what an API server would refuse in a pod."""
     metadata, spec = pod["metadata"], pod["spec"]
     yield from _subdomain("metadata.name", metadata["name"])
     yield from _labels("metadata.labels", metadata.get("labels", {}))
@@ -74,7 +74,7 @@ def pod_faults(pod: Document) -> Faults:
 
 
 def claim_faults(claim: Document) -> Faults:
-    """Give what an API server would refuse in a volume claim template."""
+    """Return what an API server would refuse in a volume claim template."""
     yield from _subdomain("metadata.name", claim["metadata"]["name"])
     spec = claim["spec"]
     size = str(spec["resources"]["requests"]["storage"])

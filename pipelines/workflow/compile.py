@@ -48,7 +48,7 @@ def manifests(options: Options) -> dict[Path, str]:
 
 
 def _form_field(parameter: Any) -> dict[str, Any]:
-    """Give a parameter with the keys that Onepanel's forms read."""
+    """Return a parameter with the keys that Onepanel's forms read."""
     field: dict[str, Any] = {
         "name": parameter.name,
         "value": parameter.value,

@@ -60,7 +60,7 @@ class Options:
 
 
 def workflow_parameters(target: Target, options: Options) -> Sequence[p.Parameter]:
-    """Give the parameters that this form of the workflow takes."""
+    """Return the parameters of this form of the workflow."""
     if options.image:
         hint = "Image that holds this project, in which every step runs."
         code: tuple[p.Parameter, ...] = (replace(p.PYTORCH_IMAGE, value=options.image, hint=hint),)

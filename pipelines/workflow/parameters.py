@@ -121,7 +121,7 @@ SYS_NODE_POOL = Parameter(
 )
 
 LAPTOP_MODEL = "detr_tiny"
-"""What a laptop trains in minutes: the model of a run on this machine that names none."""
+"""Model that `run` trains unless told otherwise: one that a laptop trains in minutes."""
 
 PARAMETERS = (
     ANNOTATION_PATH,

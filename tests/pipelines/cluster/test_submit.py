@@ -92,4 +92,4 @@ def test_without_any_configuration_both_are_named(tmp_path: Path) -> None:
     assert "KUBECONFIG" in line
     assert "ARGO_SERVER is not set" in refused(pipelines("submit", "--via", "argo", env=clean))
     missing = {**clean, "KUBECONFIG": str(tmp_path / "none")}
-    assert "which is not there" in refused(pipelines("submit", env=missing))
+    assert "which does not exist" in refused(pipelines("submit", env=missing))

@@ -33,7 +33,7 @@ def test_problems_are_printed_with_the_file_and_fail(tmp_path: Path) -> None:
     result = pipelines("lint", path)
     assert result.returncode == 1
     assert f"{path}: 1 problem\n" in result.stdout
-    assert f"{path}: parameter 'cvat-annotation-path' is 'secret'" in result.stderr
+    assert f"{path}: parameter 'cvat-annotation-path' has the visibility 'secret'" in result.stderr
 
 
 def test_what_is_not_a_mapping_is_said(tmp_path: Path) -> None:

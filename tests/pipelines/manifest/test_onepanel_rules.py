@@ -45,13 +45,17 @@ BREAKS: list[tuple[Callable[..., Any], str, Callable[[Spec], object]]] = [
         "restartPolicy",
         lambda s: train(s)["container"].update(restartPolicy="Always"),
     ),
-    (rules.fields_of_argo_2_12, "not shaped", lambda s: train(s).update(container="python")),
+    (rules.fields_of_argo_2_12, "not a workflow spec", lambda s: train(s).update(container="python")),
     (
         rules.parameters_for_forms,
-        "visibility|'secret'",
+        "visibility 'secret'",
         lambda s: parameter(s, "epochs").update(visibility="secret"),
     ),
-    (rules.parameters_for_forms, "'epochs' is 'None'", lambda s: parameter(s, "epochs").pop("visibility")),
+    (
+        rules.parameters_for_forms,
+        "has the visibility 'None'",
+        lambda s: parameter(s, "epochs").pop("visibility"),
+    ),
     (rules.parameters_for_forms, "not 50", lambda s: parameter(s, "epochs").update(value=50)),
     (rules.parameters_for_forms, "not None", lambda s: parameter(s, "epochs").pop("value")),
     (
@@ -59,8 +63,8 @@ BREAKS: list[tuple[Callable[..., Any], str, Callable[[Spec], object]]] = [
         "'input.slider'",
         lambda s: parameter(s, "epochs").update(type="input.slider"),
     ),
-    (rules.parameters_for_forms, "none of them", lambda s: parameter(s, "model").update(value="detr")),
-    (rules.parameters_for_forms, "none of them", lambda s: parameter(s, "model").pop("options")),
+    (rules.parameters_for_forms, "not one of its options", lambda s: parameter(s, "model").update(value="detr")),
+    (rules.parameters_for_forms, "not one of its options", lambda s: parameter(s, "model").pop("options")),
     (rules.dags_at_the_top, "entrypoint", lambda s: s.update(entrypoint="train-detr")),
     (rules.dags_at_the_top, "onExit", lambda s: s.update(onExit="upload-artifacts")),
     (
@@ -73,7 +77,7 @@ BREAKS: list[tuple[Callable[..., Any], str, Callable[[Spec], object]]] = [
     (rules.one_root_first, "first in the list", lambda s: tasks(s).reverse()),
     (
         rules.containers_without_shared_memory,
-        "no container",
+        "is not a container",
         lambda s: train(s).update(script=train(s).pop("container")),
     ),
     (
