@@ -6,6 +6,7 @@ from typing import Any
 from hera.workflows import models as m
 from pydantic import BaseModel, ValidationError
 
+from pipelines.manifest.pod_rules import is_dns_subdomain
 from pipelines.workflow.contract import LABELS
 
 KINDS: dict[str, type[BaseModel]] = {"Workflow": m.Workflow, "WorkflowTemplate": m.WorkflowTemplate}
@@ -21,7 +22,15 @@ def lint_argo(document: Mapping[str, Any]) -> list[str]:
         return [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)]
     understood = known.model_dump(by_alias=True, exclude_none=True, mode="json")
     problems = [f"{field} is not a field that Argo knows" for field in lost_fields(document, understood)]
-    for place in (document["metadata"], document["spec"].get("podMetadata") or {}):
+    metadata = document["metadata"]
+    given = metadata.get("name") or metadata.get("generateName", "")
+    # The API server appends letters and digits to a `generateName`.
+    if not is_dns_subdomain(given if metadata.get("name") else f"{given}x"):
+        problems.append(
+            f"the name '{given}' has other characters than lower-case letters, "
+            "digits, '-' and '.': compile with another --name"
+        )
+    for place in (metadata, document["spec"].get("podMetadata") or {}):
         if not LABELS.items() <= place.get("labels", {}).items():
             problems.append(f"the label {LABELS} is missing from the workflow or its pods")
     return problems

@@ -47,6 +47,11 @@ def is_dns_label(text: str) -> bool:
     return len(text) <= LABEL_LENGTH and bool(DNS_LABEL.fullmatch(text))
 
 
+def is_dns_subdomain(text: str) -> bool:
+    """Return whether a text is a subdomain of RFC 1123, of at most 253 characters."""
+    return len(text) <= SUBDOMAIN_LENGTH and bool(DNS_SUBDOMAIN.fullmatch(text))
+
+
 def pod_faults(pod: Document) -> Faults:
     """Return what an API server would refuse in a pod."""
     metadata, spec = pod["metadata"], pod["spec"]
@@ -144,7 +149,7 @@ def _unique_label(place: str, name: str, taken: set[str]) -> Faults:
 
 
 def _subdomain(place: str, name: str) -> Faults:
-    if len(name) > SUBDOMAIN_LENGTH or not DNS_SUBDOMAIN.fullmatch(name):
+    if not is_dns_subdomain(name):
         yield Fault(
             place, name, "must be lower-case letters, digits, '-' and '.', and begin and end with a letter or digit"
         )

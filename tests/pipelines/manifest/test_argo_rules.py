@@ -21,6 +21,8 @@ ARGO: Document = yaml.safe_load(WORKFLOW.read_text())
         ("nodeSelecter is not a field", lambda d: d["spec"]["templates"][2].update(nodeSelecter={})),
         ("used-by", lambda d: d["metadata"]["labels"].clear()),
         ("used-by", lambda d: d["spec"].pop("podMetadata")),
+        ("the name 'DETR Training-'", lambda d: d["metadata"].update(generateName="DETR Training-")),
+        ("the name 'detr-'", lambda d: d["metadata"].update(name="detr-")),
         ("kind is 'Pod'", lambda d: d.update(kind="Pod")),
         ("image", lambda d: d["spec"]["templates"][0]["container"].update(image=7)),
     ],
