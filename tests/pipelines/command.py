@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Done:
 def pipelines(*arguments: object, env: Mapping[str, str] | None = None) -> Done:
     """Run a command, with `env` as its whole environment."""
     kept, argv = dict(os.environ), sys.argv
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     stdout, stderr = io.StringIO(), io.StringIO()
     status: object = 0
     try:
@@ -46,5 +48,7 @@ def pipelines(*arguments: object, env: Mapping[str, str] | None = None) -> Done:
         os.environ.clear()
         os.environ.update(kept)
         sys.argv = argv
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     assert isinstance(status, int)
     return Done(status, stdout.getvalue(), stderr.getvalue())
