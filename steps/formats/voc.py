@@ -14,9 +14,7 @@ from typing import Any
 from steps.common.errors import StepError
 from steps.dataset.lookup import Stems, files_below, is_image, join
 from steps.dataset.model import Dataset
-from steps.formats import text as texts
-from steps.formats import voc_masks
-from steps.formats import xml as markup
+from steps.formats import text, voc_masks, xml
 from steps.formats.objects import add_object, skip, turned
 from steps.formats.shapes import Box
 from steps.formats.xml import Node
@@ -32,7 +30,7 @@ _FLAGS = ("difficult", "truncated", "occluded")
 def recognise(root: Path) -> list[Path]:
     """Give an annotation file that has VOC's boxes or image size, or the lists of a dump that has none of these."""
     for path in _annotations(root)[:_LOOKED_AT]:
-        tag, tags = markup.glimpse(path)
+        tag, tags = xml.glimpse(path)
         if tag == "annotation" and not tags & {"imagesize", "polygon"} and tags & {"bndbox", "size", "segmented"}:
             return [path]
     return _lists(root)
@@ -116,7 +114,7 @@ def _place(path: Path, root: Path) -> tuple[Path, str]:
 
 def _label_map(path: Path) -> list[tuple[str, str]]:
     """Names and colours of "label:color_rgb:parts:actions"."""
-    rows = [line.split(":") for _, line in texts.lines(path) if not line.startswith("#")]
+    rows = [line.split(":") for _, line in text.lines(path) if not line.startswith("#")]
     return [(row[0].strip(), row[1].strip() if len(row) > 1 else "") for row in rows if row[0].strip()]
 
 
@@ -134,7 +132,7 @@ def _subsets(root: Path) -> dict[tuple[Path, str], str]:
         if any(path.stem.endswith(f"_{other.stem}") for other in lists):
             continue
         base = path.relative_to(root).parent.parent.parent
-        for _, line in texts.lines(path):
+        for _, line in text.lines(path):
             if not line.startswith("#"):
                 name = unicodedata.normalize("NFC", line.strip('"').replace("\\", "/"))
                 found.setdefault((base, name), path.stem)
@@ -147,7 +145,7 @@ def _read_image(
     """Add the image and its boxes; give both."""
     parts: dict[str, Node] = {}
     objects: list[Node] = []
-    for node in markup.children(path, "annotation"):
+    for node in xml.children(path, "annotation"):
         objects += [node] if node.tag == "object" else []
         parts.setdefault(node.tag, node)
     written = parts["filename"].text.strip() if "filename" in parts else ""
@@ -173,7 +171,7 @@ def _read_object(node: Node, image: int, dataset: Dataset) -> Iterator[tuple[str
     if pose := node.content("pose").strip():
         attributes["pose"] = pose
     for attribute in node.below("attribute"):
-        attributes[attribute.content("name")] = texts.value(attribute.content("value"))
+        attributes[attribute.content("name")] = text.value(attribute.content("value"))
     for element, own in ((node, attributes), *((part, {}) for part in node.children if part.tag == "part")):
         if element.child("bndbox") is None and element.child("point") is not None:
             skip(dataset, image, "point")
