@@ -17,8 +17,10 @@ import typer
 from rich.filesize import decimal
 
 from steps.common.errors import StepError
-from steps.common.files import MOVED_ASIDE, read_json, refuse_ways_out, replacing, write_json
+from steps.common.files import read_json, replacing, write_json
+from steps.dataset.containment import refuse_ways_out
 from steps.dataset.findings import printable
+from steps.dataset.layout import MOVED_ASIDE
 from steps.dump.archive import members, refuse_same_names, safe_path
 from steps.options import Bucket, DatasetDir, Endpoint, Namespace, Region
 from steps.storage.store import RemoteObject, Storage, StorageConfig, has_scheme, open_storage

@@ -10,37 +10,6 @@ from typing import Any
 import orjson
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable
-
-MOVED_ASIDE = {
-    f"annotations/instances_{subset}.json": f"annotations/dump/instances_{subset}.json" for subset in ("train", "val")
-}
-"""Files of a COCO dump that have the names of what we make of it, and where the prepare step keeps them."""
-
-
-def refuse_ways_out(folder: Path) -> None:
-    """Make sure that whatever is opened below `folder` lies there and is a file.
-
-    Raises:
-        StepError: there is a link that leads out of it, or what is neither a file nor a folder.
-    """
-    inside = os.path.realpath(folder) + os.sep
-    pending = [str(folder)]
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if not entry.is_symlink():
-                    if entry.is_dir():
-                        pending.append(entry.path)
-                        continue
-                    flaw = "" if entry.is_file() else "neither a file nor a folder"
-                elif not (target := os.path.realpath(entry.path)).startswith(inside):
-                    flaw = "a link that leads out of the folder"
-                else:
-                    flaw = "" if os.path.exists(target) else "a link that leads nowhere"
-                if flaw:
-                    name = printable(os.path.relpath(entry.path, folder))
-                    raise StepError(f"{folder}: '{name}' is {flaw}: remove it, or put there what it stands for")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 from steps.common.errors import StepError
 from steps.dataset.lookup import Stems, files_below, is_image, join
 from steps.dataset.model import Dataset
+from steps.dataset.overlap import iou
 from steps.formats import text, voc_masks, xml
 from steps.formats.objects import add_object, skip, turned
 from steps.formats.shapes import Box
@@ -24,6 +25,8 @@ TITLE = "PASCAL VOC 1.1"
 
 _LOOKED_AT = 20
 """Files that `recognise` opens at most: one with an object, or with its image's size, tells."""
+SAME_OBJECT = 0.8
+"""IoU from which a mask and a box of one class are one object."""
 _FLAGS = ("difficult", "truncated", "occluded")
 
 
@@ -87,7 +90,7 @@ class _Masks:
                 skip(dataset, image, "mask of classes or of objects alone")
             return
         for label, box in voc_masks.objects(object_mask, class_mask, voc_masks.class_colours(self.label_map)):
-            if any(label == written and voc_masks.same(box, other) for written, other in boxes):
+            if any(label == written and iou(box, other).item() >= SAME_OBJECT for written, other in boxes):
                 dataset.findings.note("skipped", "mask of an object that has a box", dataset.names[image])
             else:
                 add_object(dataset, image, dataset.category(label) if label else None, box, {}, crowd=False)

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from steps.common.errors import StepError
-from steps.dataset.lookup import Stems, files_below, is_image, join, parts_of, split_suffix
+from steps.dataset.lookup import Stems, files_below, is_image, join, normalized_parts, split_suffix
 from steps.dataset.model import Dataset
 from steps.formats import text
 from steps.formats.objects import NO_CATEGORY
@@ -179,10 +179,11 @@ def _read_ultralytics(config: Path, dataset: Dataset) -> None:
 
     texts_here = files_below(folder, lambda name: name.lower().endswith(".txt"))
     images: dict[tuple[str, ...], Path] = {
-        parts_of(path.relative_to(folder).with_suffix("")): path for path in files_below(folder, is_image)
+        normalized_parts(path.relative_to(folder).with_suffix("")): path for path in files_below(folder, is_image)
     }
     labels = {
-        _swapped(parts_of(path.relative_to(folder).with_suffix("")), "labels", "images"): path for path in texts_here
+        _swapped(normalized_parts(path.relative_to(folder).with_suffix("")), "labels", "images"): path
+        for path in texts_here
     }
     labels.pop((), None)
     listing = _Listing(config, settings, texts_here, Stems(folder, images.values()))
@@ -257,7 +258,7 @@ class _Listing:
                     continue
                 list_file = by_name.get(_base_name(value))
                 if list_file is None:
-                    self._folders.append((tuple(part for part in parts_of(value) if part != ".."), subset))
+                    self._folders.append((tuple(part for part in normalized_parts(value) if part != ".."), subset))
                 else:
                     self._add_list(list_file, subset, images)
         self._anything = bool(self._folders or self._listed or self.absent)
@@ -269,8 +270,8 @@ class _Listing:
             if found := images.find(name) or images.find(stem):
                 self._listed.setdefault(found, subset)
             else:
-                self.absent.setdefault(parts_of(stem), name)
-                self._absent_subsets.setdefault(parts_of(stem), subset)
+                self.absent.setdefault(normalized_parts(stem), name)
+                self._absent_subsets.setdefault(normalized_parts(stem), subset)
 
     def subset(self, stem: tuple[str, ...], path: Path | None) -> str | None:
         """The subset of an image; None where `data.yaml` has subsets and it is in none of them."""

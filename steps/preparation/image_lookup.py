@@ -8,9 +8,11 @@ from itertools import takewhile
 from pathlib import Path
 
 from steps.common.errors import StepError
+from steps.dataset.containment import path_inside
 from steps.dataset.findings import printable, some
+from steps.dataset.layout import EMBEDDED
 from steps.dataset.lookup import IMAGE_SUFFIXES
-from steps.dataset.model import EMBEDDED, Dataset, path_parts
+from steps.dataset.model import Dataset
 
 
 def image_files(root: Path) -> list[str]:
@@ -75,7 +77,7 @@ def find_images(dataset: Dataset, there: Sequence[str]) -> list[str | None]:
 
 def _search(dataset: Dataset, index: int, tails: "_Tails") -> str | None:
     name = dataset.names[index]
-    parts = path_parts(name)
+    parts = path_inside(name)
     candidates = tails.find(parts) if parts else []
     if len(candidates) > 1:
         written = _form("/".join(parts))
@@ -185,7 +187,7 @@ def _same(dataset: Dataset, one: int, other: int) -> bool:
     """Tell whether two images that lead to one file may well be one: other annotation files start elsewhere."""
     if dataset.names[one] == dataset.names[other]:
         return True
-    a, b = (path_parts(_folded(dataset.names[index])) for index in (one, other))
+    a, b = (path_inside(_folded(dataset.names[index])) for index in (one, other))
     length = max(len(a), len(b)) if dataset.sources[one] == dataset.sources[other] else min(len(a), len(b))
     return [_stem(part) for part in a[-length:]] == [_stem(part) for part in b[-length:]]
 
