@@ -23,7 +23,10 @@ from steps.dataset.findings import printable
 from steps.dataset.layout import MOVED_ASIDE
 from steps.dump.archive import members, refuse_same_names, safe_path
 from steps.options import Bucket, DatasetDir, Endpoint, Namespace, Region
-from steps.storage.store import RemoteObject, Storage, StorageConfig, has_scheme, open_storage
+from steps.storage.address import has_scheme
+from steps.storage.config import StorageConfig
+from steps.storage.store import Storage, open_storage
+from steps.storage.transfer import RemoteObject
 
 log = logging.getLogger(__name__)
 

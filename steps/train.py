@@ -10,7 +10,9 @@ import yaml
 from steps.common.errors import StepError
 from steps.fetch import STATE_DIR
 from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Epochs, Model, Namespace, OutputDir, Region, Seed
-from steps.storage.store import StorageConfig, has_scheme, open_storage
+from steps.storage.address import has_scheme
+from steps.storage.config import StorageConfig
+from steps.storage.store import open_storage
 
 log = logging.getLogger(__name__)
 

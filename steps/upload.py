@@ -12,7 +12,8 @@ from rich.filesize import decimal
 from steps.common.errors import StepError
 from steps.common.files import write_json
 from steps.options import Bucket, Endpoint, OutputDir, Region
-from steps.storage.store import StorageConfig, open_storage
+from steps.storage.config import StorageConfig
+from steps.storage.store import open_storage
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from pipelines.manifest.reader import Manifest
 from pipelines.workflow.parameters import ANNOTATION_PATH, MODEL, OUTPUT_PATH
 from steps.common.errors import StepError
 from steps.fetch import STATE_DIR, fetch_dump
-from steps.storage.store import BUCKET_VARIABLE, StorageConfig, open_storage
+from steps.storage.config import BUCKET_VARIABLE, StorageConfig
+from steps.storage.store import open_storage
 
 BUCKET = "cvat-detr"
 # What a laptop trains in minutes; whatever is given in `--param` wins.

@@ -25,7 +25,7 @@ from pipelines.manifest.reader import STEPS_COMMAND
 from pipelines.workflow import parameters as p
 from steps.cli import STEPS, takes_storage
 from steps.common.errors import EXIT_USER_ERROR
-from steps.storage.store import BUCKET_VARIABLE, ONEPANEL_CONFIG_DIR
+from steps.storage.config import BUCKET_VARIABLE, ONEPANEL_CONFIG_DIR
 
 DATA = "/mnt/data"
 OUTPUT = "/mnt/output"

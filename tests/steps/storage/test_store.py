@@ -16,14 +16,9 @@ import yaml
 from obstore.store import GCSStore, LocalStore, S3Store
 
 from pipelines.local.s3_server import S3Server
-from steps.storage.store import (
-    PART_BYTES,
-    PARTS_IN_FLIGHT,
-    RemoteObject,
-    Storage,
-    StorageConfig,
-    open_storage,
-)
+from steps.storage.config import StorageConfig
+from steps.storage.store import Storage, open_storage
+from steps.storage.transfer import PART_BYTES, PARTS_IN_FLIGHT, RemoteObject
 from tests.steps.refusals import refused
 
 ODD_NAMES = [
@@ -313,7 +308,8 @@ class TestTransfers:
         program = """
 import resource, sys
 from pathlib import Path
-from steps.storage.store import StorageConfig, open_storage
+from steps.storage.config import StorageConfig
+from steps.storage.store import open_storage
 storage, key = open_storage(sys.argv[1], StorageConfig.resolve())
 target = Path(sys.argv[2])
 storage.download([(storage.head(key), target)], target.parent / "scratch")
