@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from steps.common.errors import StepError
-from steps.fetch import STATE_DIR
+from steps.dump.target import STATE_DIR
 from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Epochs, Model, Namespace, OutputDir, Region, Seed
 from steps.storage.address import has_scheme
 from steps.storage.config import StorageConfig

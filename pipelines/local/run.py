@@ -19,7 +19,8 @@ from pipelines.local.sample import draw_sample
 from pipelines.manifest.reader import Manifest
 from pipelines.workflow.parameters import ANNOTATION_PATH, MODEL, OUTPUT_PATH
 from steps.common.errors import StepError
-from steps.fetch import STATE_DIR, fetch_dump
+from steps.dump.target import STATE_DIR
+from steps.fetch import fetch_dump
 from steps.storage.config import BUCKET_VARIABLE, StorageConfig
 from steps.storage.store import open_storage
 

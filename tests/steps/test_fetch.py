@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from steps.fetch import STATE_DIR, fetch_dump
+from steps.dump.target import STATE_DIR
+from steps.fetch import fetch_dump
 from steps.prepare import prepare_data
 from tests.steps.refusals import refused
 
