@@ -1,9 +1,9 @@
-"""Fetch the dump that CVAT left in object storage."""
+"""Fetch a dump from object storage, a folder or a zip archive."""
 
-import difflib
 import logging
+import os
+import shutil
 import time
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -12,17 +12,31 @@ import typer
 from rich.filesize import decimal
 
 from steps.common.errors import StepError
+from steps.common.progress import progress
 from steps.dataset.containment import refuse_ways_out
-from steps.dump.journal import Journal
-from steps.dump.target import STATE_DIR, empty_scratch, nothing_in_the_way, safe, settle
-from steps.dump.unpack import unpack
+from steps.dataset.layout import LOST_AND_FOUND
+from steps.dump.journal import Fetched, Journal, version_of
+from steps.dump.source import BucketArchive, BucketFolder, LocalArchive, LocalFolder, Source, locate
+from steps.dump.target import (
+    ARCHIVE,
+    STATE_DIR,
+    empty_scratch,
+    nothing_in_the_way,
+    refuse_full_disk,
+    remove_archive,
+    safe_target,
+    settle,
+)
+from steps.dump.unpack import unpack, unpacked
 from steps.options import Bucket, DatasetDir, Endpoint, Namespace, Region
-from steps.storage.address import has_scheme
 from steps.storage.config import StorageConfig
-from steps.storage.store import Storage, open_storage
+from steps.storage.store import Storage
 from steps.storage.transfer import RemoteObject
 
 log = logging.getLogger(__name__)
+
+NOT_OF_THE_DUMP = (STATE_DIR, LOST_AND_FOUND)
+"""Folders in a dump's that are not copied with it."""
 
 
 def fetch_dump(
@@ -36,7 +50,7 @@ def fetch_dump(
     endpoint: Endpoint = "",
     region: Region = "",
 ) -> Path:
-    """Bring a dump, complete and unpacked, into `dataset_dir`; what is already there whole is kept.
+    """Bring a dump, complete and unpacked, into `dataset_dir`; files that are already there are kept.
 
     A bare path is a key prefix when a bucket is configured. It is tried as given, then under `namespace`:
     Onepanel's CVAT has passed it both ways. Files of an earlier, other dump are removed.
@@ -55,109 +69,91 @@ def fetch_dump(
         raise StepError("--annotation-path is empty: give the dump's key prefix, address, folder or .zip")
     config = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
 
-    local = _local(annotation_path, config)
-    if local is not None and local.is_file():
-        with nothing_in_the_way(dataset_dir):
-            count, kept, size = unpack(local, dataset_dir)
-    else:
-        if local is not None:
-            if local.resolve() == dataset_dir.resolve():
-                log.info("the dump is in %s already", dataset_dir)
-                return dataset_dir
-            if dataset_dir.resolve().is_relative_to(local.resolve()):
-                raise StepError(f"--dataset-dir {dataset_dir} lies inside the dump {local}: give a folder outside it")
-            refuse_ways_out(local)
-            annotation_path = local.resolve().as_uri()  # Which quotes what a name may hold; a key is as it is.
-        storage, prefix, objects = _find(annotation_path, namespace, config)
-        archive = _only_archive(objects)
-        with nothing_in_the_way(dataset_dir):
-            if archive:
-                packed = dataset_dir / STATE_DIR / "dump.zip"
-                _download(storage, [(archive, packed)], dataset_dir)
-                count, kept, size = unpack(packed, dataset_dir)
-            else:
-                wanted = [(remote, dataset_dir / _relative(remote.key, prefix)) for remote in objects]
-                settle([path for _, path in wanted], dataset_dir)
-                kept = _download(storage, wanted, dataset_dir)
-                count, size = len(wanted), sum(remote.size for remote in objects)
-        annotation_path = f"{storage.url}/{prefix}"
+    source = locate(annotation_path, namespace, config)
+    if isinstance(source, LocalFolder) and source.path.resolve() == dataset_dir.resolve():
+        log.info("the dump is already in %s", dataset_dir)
+        return dataset_dir
+    with nothing_in_the_way(dataset_dir):
+        fetched = _bring(source, dataset_dir)
     log.info(
-        "%s files (%s) of %s in %s: %s fetched in %.1f s, %s were here already",
-        count, decimal(size), annotation_path, dataset_dir, count - kept, time.monotonic() - started, kept,
+        "%s files (%s) of %s in %s: %s fetched in %.1f s, %s already there",
+        fetched.files, decimal(fetched.size), source, dataset_dir, fetched.files - fetched.kept,
+        time.monotonic() - started, fetched.kept,
     )  # fmt: skip
     return dataset_dir
 
 
-def _local(path: str, config: StorageConfig) -> Path | None:
-    """Give the folder or zip on this machine that `path` names, None when it means object storage."""
-    if has_scheme(path):
-        return None
-    local = Path(path).expanduser()
-    explicit = path.startswith(("/", ".", "~"))
-    if config.bucket and not explicit:
-        return None
-    if local.is_dir() or zipfile.is_zipfile(local):
-        return local
-    if local.is_file():
-        raise StepError(f"{path} is neither a folder nor a zip archive: give the dump as CVAT exported it")
-    if path.startswith(("./", "../", "~")) or (explicit and not config.bucket):
-        raise StepError(f"there is no {path}: give a dump's folder or .zip")
-    return None
+def _bring(source: Source, dataset_dir: Path) -> Fetched:
+    """Bring a dump by the way that its kind asks for."""
+    match source:
+        case LocalFolder(path):
+            return _copy(path, dataset_dir)
+        case LocalArchive(path):
+            return unpacked(version_of(path), dataset_dir) or unpack(path, str(path), version_of(path), dataset_dir)
+        case BucketFolder(storage, prefix, objects):
+            wanted = [(remote, dataset_dir / _name(remote.key, prefix)) for remote in objects]
+            settle([path for _, path in wanted], dataset_dir)
+            remove_archive(dataset_dir)
+            kept = _download(storage, wanted, dataset_dir)
+            return Fetched(len(wanted), kept, sum(remote.size for remote in objects))
+        case BucketArchive(storage, remote):
+            if fetched := unpacked(remote.version, dataset_dir):
+                return fetched
+            archive = dataset_dir / ARCHIVE
+            _download(storage, [(remote, archive)], dataset_dir)
+            return unpack(archive, str(source), remote.version, dataset_dir)
 
 
-def _find(path: str, namespace: str, config: StorageConfig) -> tuple[Storage, str, list[RemoteObject]]:
-    """List the dump's objects under the first of the two prefixes that has any."""
-    storage, key = open_storage(path, config)
-    candidates, namespace = [key], namespace.strip("/ ")
-    if namespace and not has_scheme(path) and not f"{key}/".startswith(f"{namespace}/"):
-        candidates.append(f"{namespace}/{key}")
-    for prefix in candidates:
-        single = storage.head(prefix) if prefix.lower().endswith(".zip") else None
-        objects = [single] if single else storage.list(prefix)
-        if objects:
-            return storage, prefix, objects
-    tried = " nor under ".join(f"{storage.url}/{prefix}" for prefix in candidates)
-    raise StepError(f"nothing lies under {tried}: {_nearest(storage, candidates)}")
-
-
-def _nearest(storage: Storage, prefixes: Sequence[str]) -> str:
-    """Describe the closest existing neighbours of prefixes that hold nothing."""
-    deepest, wanted = "", prefixes[0].split("/")[0]
-    names: Sequence[str] = ()
-    for prefix in prefixes:
-        segments = prefix.split("/")
-        for depth in range(len(segments) - 1, -1, -1):
-            parent = "/".join(segments[:depth])
-            found = storage.children(parent)
-            if found:
-                if not names or depth > len(PurePosixPath(deepest).parts):
-                    deepest, wanted, names = parent, segments[depth], found
-                break
-    if not names:
-        return f"{storage.url} is empty; has CVAT dumped into this bucket?"
-    close = difflib.get_close_matches(wanted, [name.rstrip("/") for name in names], n=3, cutoff=0.5)
-    shown = [name for name in names if name.rstrip("/") in close] or names[:5]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return f"nearest is {'/'.join(filter(None, [storage.url, deepest]))}/ with {', '.join(shown)}{more}"
-
-
-def _only_archive(objects: Sequence[RemoteObject]) -> RemoteObject | None:
-    return objects[0] if len(objects) == 1 and objects[0].key.lower().endswith(".zip") else None
-
-
-def _relative(key: str, prefix: str) -> PurePosixPath:
+def _name(key: str, prefix: str) -> PurePosixPath:
     """Give an object's path in the dataset's folder; refuse keys that would leave it."""
     name = key.removeprefix(prefix).lstrip("/") or PurePosixPath(key).name
-    return safe(name, f"the object '{key}'")
+    return safe_target(name, f"the object '{key}'")
 
 
 def _download(storage: Storage, wanted: Sequence[tuple[RemoteObject, Path]], dataset_dir: Path) -> int:
-    """Fetch what is missing; give the number of objects that were here already."""
+    """Fetch what is missing; give the number of objects that were there already."""
     scratch = empty_scratch(dataset_dir)
-    journal = Journal(dataset_dir)
-    missing = [(remote, path) for remote, path in wanted if not journal.holds(remote, path)]
-    try:
-        storage.download(missing, scratch, journal.add)
-    finally:
-        journal.close()
+    with Journal(dataset_dir) as journal:
+        missing = [(remote, path) for remote, path in wanted if not journal.holds(path, remote.version)]
+        refuse_full_disk(sum(remote.size for remote, _ in missing), dataset_dir)
+        storage.download(missing, scratch, lambda remote, path: journal.add(path, remote.version))
     return len(wanted) - len(missing)
+
+
+def _copy(folder: Path, dataset_dir: Path) -> Fetched:
+    """Copy a folder on this machine, without what an earlier fetch noted in it."""
+    if dataset_dir.resolve().is_relative_to(folder.resolve()):
+        raise StepError(f"--dataset-dir {dataset_dir} lies inside the dump {folder}: give a folder outside it")
+    refuse_ways_out(folder)
+    files = {name: folder / name for name in _files(folder) if name.parts[0] not in NOT_OF_THE_DUMP}
+    if not files:
+        raise StepError(f"{folder} holds no files: give the folder of a dump")
+    wanted = [(path, dataset_dir / safe_target(str(name), f"'{name}' in {folder}")) for name, path in files.items()]
+    settle([target for _, target in wanted], dataset_dir)
+    remove_archive(dataset_dir)
+    unfinished = empty_scratch(dataset_dir) / "file"
+    with Journal(dataset_dir) as journal:
+        missing = [(path, target) for path, target in wanted if not journal.holds(target, version_of(path))]
+        size = sum(path.stat().st_size for path, _ in missing)
+        refuse_full_disk(size, dataset_dir)
+        with progress(f"copying {len(missing)} files", size) as advance:
+            for path, target in missing:
+                version = version_of(path)
+                shutil.copyfile(path, unfinished)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                unfinished.replace(target)
+                journal.add(target, version)
+                advance(version[0])
+    return Fetched(len(wanted), len(wanted) - len(missing), sum(path.stat().st_size for path in files.values()))
+
+
+def _files(folder: Path) -> list[PurePosixPath]:
+    """Name the files below a folder, those behind links to folders too."""
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        for name in folders:
+            path = Path(parent, name)
+            if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+                raise StepError(f"{path} is a link to a folder that contains it: remove it")
+        found += [PurePosixPath(os.path.relpath(os.path.join(parent, name), folder)) for name in names]
+    return sorted(found)

@@ -47,7 +47,7 @@ def upload_artifacts(
     if not output_path.strip("/ "):
         raise StepError("--output-path is empty: give the key prefix under which the artifacts shall lie")
     config = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
-    storage, prefix = open_storage(output_path, config)
+    storage, prefix = open_storage(output_path, config, create=True)
 
     uploads = [(path, "/".join(filter(None, [prefix, path.relative_to(output_dir).as_posix()]))) for path in files]
     listed = [{"key": key, "size": path.stat().st_size, "sha256": _sha256(path)} for path, key in uploads]

@@ -10,7 +10,7 @@ from pathlib import Path
 from steps.common.errors import StepError
 from steps.dataset.containment import path_inside
 from steps.dataset.findings import printable, some
-from steps.dataset.layout import EMBEDDED
+from steps.dataset.layout import EMBEDDED, FOREIGN_FOLDERS
 from steps.dataset.lookup import IMAGE_SUFFIXES
 from steps.dataset.model import Dataset
 
@@ -28,7 +28,7 @@ def image_files(root: Path) -> list[str]:
                     continue
                 if entry.is_dir():
                     # What a link leads to is found where it lies.
-                    if entry.name != "__MACOSX" and not entry.is_symlink():
+                    if entry.name not in FOREIGN_FOLDERS and not entry.is_symlink():
                         pending.append(f"{name}/")
                 elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                     found.append(name)

@@ -9,7 +9,7 @@ many small objects in flight at once and large ones in parts. The scheme of an a
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import obstore
 from obstore.exceptions import BaseError
@@ -21,55 +21,79 @@ from steps.storage.address import clean_key, has_scheme
 from steps.storage.config import BUCKET_VARIABLE, ONEPANEL_CONFIG_DIR, StorageConfig
 from steps.storage.errors import in_words, one_line
 from steps.storage.s3 import open_s3
-from steps.storage.transfer import PARTS_IN_FLIGHT, Download, RemoteObject, each, upload
+from steps.storage.transfer import OBJECTS_IN_FLIGHT, PARTS_IN_FLIGHT, Download, RemoteObject, each, upload
 
 
-def open_storage(path: str, config: StorageConfig) -> "tuple[Storage, str]":
+def open_storage(path: str, config: StorageConfig, *, create: bool = False) -> "tuple[Storage, str]":
     """Open the store that holds `path` and give the key in it.
 
-    `path` is an address with a scheme, or a key in the configured bucket.
+    Args:
+        path: an address with a scheme, or a key in the configured bucket.
+        config: the bucket and who we are there.
+        create: make the folder of a `file://` bucket that does not exist.
 
     Raises:
         StepError: no bucket is configured, the scheme is unknown, or the store refuses us.
     """
-    if not has_scheme(path):
+    if has_scheme(path):
+        bucket, key = _split(path)
+    else:
         if not config.bucket:
             raise StepError(
                 f"'{path}' is a key in a bucket, and no bucket is configured: give --bucket, "
                 f"mount {ONEPANEL_CONFIG_DIR}/artifactRepository, set {BUCKET_VARIABLE}, or write s3://bucket/key"
             )
-        base = config.bucket if has_scheme(config.bucket) else f"s3://{config.bucket}"
-        path = f"{base.rstrip('/')}/{path.lstrip('/')}"
-    parts = urlsplit(path, allow_fragments=False)
-    # A key may hold '?' and '#': everything after the bucket's name is the key.
-    key = clean_key(path.partition("://")[2].partition("/")[2], path)
-    if parts.scheme == "file":
-        folder = Path("/") / unquote(key)
-        if not folder.parent.is_dir():
-            raise StepError(f"there is no folder {folder.parent}: check '{path}'")
-        return Storage(LocalStore(folder.parent), f"file://{folder.parent}"), folder.name
-    if parts.scheme in ("http", "https"):
+        bucket = config.bucket if has_scheme(config.bucket) else f"s3://{config.bucket}"
+        key = path
+        if not bucket.startswith("file:"):
+            bucket, folder = _split(bucket)
+            key = f"{folder}/{path}"
+    key = clean_key(key, path)
+    scheme, name = bucket.split("://", 1)
+    if scheme == "file":
+        return _open_folder(Path("/") / unquote(name), create=create), key
+    if scheme in ("http", "https"):
         raise StepError(
-            f"'{path}' is no address in object storage: write s3://bucket/key, and the server's own address as "
+            f"'{path}' is not an address in object storage: write s3://bucket/key, and the server's own address as "
             "--endpoint"
         )
-    if not parts.netloc:
-        raise StepError(f"'{path}' names no bucket: write {parts.scheme}://bucket/key")
-    if parts.scheme in ("s3", "s3a"):
-        store, endpoint = open_s3(parts.netloc, config)
-        return Storage(store, f"s3://{parts.netloc}", where=f" at {endpoint}"), key
-    address = f"{parts.scheme}://{parts.netloc}"
+    if not name:
+        raise StepError(f"'{path}' names no bucket: write {scheme}://bucket/key")
+    if scheme in ("s3", "s3a"):
+        store, endpoint = open_s3(name, config)
+        return Storage(store, f"s3://{name}", where=f" at {endpoint}"), key
     try:
-        return Storage(from_url(address), address), key
+        return Storage(from_url(bucket), bucket), key
     except (BaseError, ValueError) as error:
-        raise StepError(f"cannot open {address}: {one_line(error)}") from None
+        raise StepError(f"cannot open {bucket}: {one_line(error)}") from None
+
+
+def _split(address: str) -> tuple[str, str]:
+    """Split an address into its bucket, such as `s3://name`, and the key, which may hold '?' and '#'."""
+    scheme, _, rest = address.partition("://")
+    if scheme == "file":  # A URI, whose path is quoted; which of its folders is the bucket it does not say.
+        return "file://", unquote(rest)
+    name, _, key = rest.partition("/")
+    return f"{scheme}://{name}", key
+
+
+def _open_folder(folder: Path, *, create: bool) -> "Storage":
+    if not create and not folder.is_dir():
+        raise StepError(f"the bucket is the folder {folder}, which does not exist: check its name")
+    try:
+        store = LocalStore(folder, mkdir=create)
+    except BaseError as error:
+        raise StepError(f"cannot open the folder {folder}: {one_line(error)}") from None
+    return Storage(store, f"file://{folder}".rstrip("/"), folder=folder)
 
 
 class Storage:
     """One bucket or folder, through obstore. Keys are complete, without a leading slash."""
 
-    def __init__(self, store: Any, url: str, *, where: str = "") -> None:
+    def __init__(self, store: Any, url: str, *, where: str = "", folder: Path | None = None) -> None:
         self._store = store
+        self.folder = folder
+        """The folder that a `file://` bucket is."""
         self.url = url
         """The bucket's address, such as `s3://bucket`."""
         self._address = f"{url}{where}"
@@ -83,7 +107,15 @@ class Storage:
             chunks = obstore.list(self._store, prefix.rstrip("/") or None, chunk_size=1000)
             found = [_remote(meta) for chunk in chunks for meta in chunk]
         # obstore gives a marker's key without the slash: only asking tells it from an empty file.
-        return [remote for remote in found if remote.size or self.head(remote.key)]
+        empty = [remote for remote in found if not remote.size and self.folder is None]
+        markers: set[str] = set()
+
+        def ask(remote: RemoteObject) -> None:
+            if self.head(remote.key) is None:
+                markers.add(remote.key)
+
+        each(empty, OBJECTS_IN_FLIGHT, ask)
+        return [remote for remote in found if remote.key not in markers]
 
     def head(self, key: str) -> RemoteObject | None:
         """Give the object at exactly `key`, or None."""

@@ -5,7 +5,7 @@ import mimetypes
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +34,21 @@ class RemoteObject:
     size: int
     etag: str = ""
 
+    @property
+    def version(self) -> tuple[int, str]:
+        """What tells a later object of the same key from this one."""
+        return self.size, self.etag
 
-def each(items: Iterable[T], workers: int, act: Callable[[T], None]) -> None:
-    """Apply `act` to every item in `workers` threads; the first failure stops the rest.
+
+def each(items: Sequence[T], workers: int, act: Callable[[T], None]) -> None:
+    """Apply `act` to every item in up to `workers` threads; the first failure stops the rest.
 
     Threads rather than an event loop: obstore lets go of the interpreter while it waits, and so do the writing of
     files and the summing of bytes, which would hold an event loop up.
     """
+    if not items:
+        return
+    workers = min(workers, len(items))
     queue, turn, failed = iter(items), threading.Lock(), threading.Event()
 
     def work() -> None:
@@ -84,7 +92,7 @@ class Download:
     def all(self, wanted: Sequence[tuple[RemoteObject, Path]]) -> None:
         for folder in {target.parent for _, target in wanted}:
             folder.mkdir(parents=True, exist_ok=True)
-        each(wanted, min(OBJECTS_IN_FLIGHT, len(wanted)), lambda item: self._one(*item))
+        each(wanted, OBJECTS_IN_FLIGHT, lambda item: self._one(*item))
 
     def _one(self, remote: RemoteObject, target: Path) -> None:
         # A name a thread, used again and again: a name an object makes file systems twice as slow.
