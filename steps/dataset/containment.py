@@ -5,7 +5,7 @@ import re
 from pathlib import Path, PurePath
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable
+from steps.common.messages import printable
 from steps.dataset.layout import LOST_AND_FOUND
 
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from rich.filesize import decimal
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable
+from steps.common.messages import printable
 
 MOST_MEMBERS = 2_000_000
 """Members of an archive: ten times the largest dump that this is made for."""

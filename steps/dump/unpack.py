@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable
+from steps.common.messages import printable
 from steps.dump.archive import members, refuse_same_names
 from steps.dump.journal import Fetched, Journal, Version
 from steps.dump.target import (

@@ -8,8 +8,8 @@ from itertools import takewhile
 from pathlib import Path
 
 from steps.common.errors import StepError
+from steps.common.messages import printable, some
 from steps.dataset.containment import path_inside
-from steps.dataset.findings import printable, some
 from steps.dataset.layout import EMBEDDED, FOREIGN_FOLDERS
 from steps.dataset.lookup import IMAGE_SUFFIXES
 from steps.dataset.model import Dataset

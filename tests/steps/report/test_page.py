@@ -397,10 +397,10 @@ def test_tells_what_the_preparation_did(tmp_path: Path) -> None:
 def test_missing_or_broken_input_names_file_and_step(tmp_path: Path, file: str, step: str) -> None:
     dataset, output = write_run(tmp_path)
     (tmp_path / file).write_text("{[")
-    with pytest.raises(StepError, match=rf"{Path(file).name} is not JSON: run the {step} step again"):
+    with pytest.raises(StepError, match=rf"{Path(file).name} is not readable JSON .*run the {step} step again"):
         write_report(dataset, output)
     (tmp_path / file).unlink()
     with pytest.raises(StepError) as caught:
         write_report(dataset, output)
-    assert str(caught.value) == f"{tmp_path / file} is missing: the {step} step makes it, so run that first"
+    assert str(caught.value) == f"{tmp_path / file} does not exist: the {step} step makes it, run that first"
     assert not (output / "report.html").exists()
