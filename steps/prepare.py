@@ -8,24 +8,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import orjson
 import typer
 
 from steps.common.errors import StepError
-from steps.common.files import refuse_ways_out, replacing, write_json
+from steps.common.files import replacing, write_json
+from steps.dataset.containment import refuse_ways_out
 from steps.dataset.findings import Findings, printable
-from steps.dataset.model import Category, Dataset
+from steps.dataset.model import Dataset
 from steps.formats import TAGS, check_tag, detect
-from steps.formats.coco import MADE_BY
 from steps.options import DatasetDir, Seed
 from steps.preparation.clean import Clean, clean
+from steps.preparation.coco_writer import by_id, coco_file
 from steps.preparation.image_lookup import find_images, image_files
-from steps.preparation.split import SPLITS, Split, likely_video, split_images
+from steps.preparation.split import SPLITS, Split, split_images
+from steps.preparation.video import likely_video
 
 log = logging.getLogger(__name__)
-
-ROWS_AT_ONCE = 20_000
-"""Boxes that are written at once, so that a million of them need little memory."""
 
 
 def prepare_data(
@@ -100,7 +98,7 @@ def _prepare(
             replacing(dataset_dir / "annotations" / f"instances_{name}.json") as temporary,
             temporary.open("wb") as file,
         ):
-            file.writelines(_coco(data, dataset_dir, images, numbers))
+            file.writelines(coco_file(data, dataset_dir, images, numbers))
     report = {**_counts(data, train, val), "dump_format": reader.TAG, "split": split, **findings.report()}
     write_json(dataset_dir / "prepare_report.json", report)
     _log(report, findings)
@@ -141,56 +139,6 @@ def _check_exclude(dataset: Dataset) -> None:
         )
 
 
-def _coco(data: Clean, root: Path, images: Sequence[int], numbers: np.ndarray) -> Iterator[bytes]:
-    """Give a set as the bytes of a COCO file; image and annotation ids count from 1 over the whole dump."""
-    listed = [
-        {"id": image + 1, "file_name": f"{root}/{data.files[image]}", "width": width, "height": height}
-        for image in images
-        for width, height in (data.sizes[image],)
-    ]
-    head = {
-        "info": {"made_by": MADE_BY, "description": "made from a CVAT dump"},
-        "categories": [
-            {"id": each.id, "name": each.name, "supercategory": each.supercategory} for each in _by_id(data)
-        ],
-        "images": listed,
-    }
-    yield orjson.dumps(head)[:-1] + b',"annotations":['
-    chosen = np.zeros(len(data.files), bool)
-    chosen[images] = True
-    rows = np.flatnonzero(chosen[data.boxes.image])
-    ids = np.array([category.id for category in data.categories], np.int64)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = rows[start : start + ROWS_AT_ONCE]
-        boxes = data.boxes[part]
-        annotations = [
-            {
-                "id": number,
-                "image_id": image,
-                "category_id": category,
-                "bbox": box,
-                "area": area,
-                "iscrowd": crowd,
-                "segmentation": [],
-            }
-            for number, image, category, box, area, crowd in zip(
-                numbers[part].tolist(),
-                (boxes.image + 1).tolist(),
-                ids[boxes.category].tolist(),
-                boxes.xywh.tolist(),
-                (boxes.xywh[:, 2] * boxes.xywh[:, 3]).tolist(),
-                boxes.crowd.astype(int).tolist(),
-                strict=True,
-            )
-        ]
-        yield (b"," if start else b"") + orjson.dumps(annotations)[1:-1]
-    yield b"]}\n"
-
-
-def _by_id(data: Clean) -> list[Category]:
-    return sorted(data.categories, key=lambda category: category.id)
-
-
 def _counts(data: Clean, train: Sequence[int], val: Sequence[int]) -> dict[str, Any]:
     """Count what is trained and validated on."""
     per_image = np.bincount(data.boxes.image, minlength=len(data.files))
@@ -207,7 +155,8 @@ def _counts(data: Clean, train: Sequence[int], val: Sequence[int]) -> dict[str, 
         "images": {"train": len(train), "val": len(val), "without_boxes": int((per_image == 0).sum())},
         "boxes": {"train": sum(in_train), "val": sum(in_val)},
         "classes": {
-            each.name: {"train": in_train[index[each.id]], "val": in_val[index[each.id]]} for each in _by_id(data)
+            each.name: {"train": in_train[index[each.id]], "val": in_val[index[each.id]]}
+            for each in by_id(data.categories)
         },
         "validated_on_training_set": train == val,
     }

@@ -8,9 +8,11 @@ import typer
 import yaml
 
 from steps.common.errors import StepError
-from steps.fetch import STATE_DIR
+from steps.dump.target import STATE_DIR
 from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Epochs, Model, Namespace, OutputDir, Region, Seed
-from steps.storage.store import StorageConfig, has_scheme, open_storage
+from steps.storage.address import candidate_keys, has_scheme
+from steps.storage.config import StorageConfig
+from steps.storage.store import open_storage
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +102,7 @@ def _bring_checkpoint(path: str, namespace: str, config: StorageConfig, dataset_
     if not has_scheme(path) and (local.exists() or not config.bucket):
         return _in_folder(local)
     storage, key = open_storage(path, config)
-    namespace = namespace.strip("/ ")
-    prefixes = [key] if has_scheme(path) or not namespace else [key, f"{namespace}/{key}"]
+    prefixes = candidate_keys(path, key, namespace)
     for prefix in prefixes:
         # CVAT's form offers folders of earlier runs as well as files.
         for candidate in (prefix, f"{prefix}/checkpoints/best.pth", f"{prefix}/best.pth"):

@@ -20,8 +20,10 @@ from pipelines.local.sample import draw_sample
 from pipelines.manifest.reader import Manifest
 from pipelines.workflow.parameters import ANNOTATION_PATH, LAPTOP_MODEL, MODEL, OUTPUT_PATH
 from steps.common.errors import StepError
-from steps.fetch import STATE_DIR, fetch_dump
-from steps.storage.store import BUCKET_VARIABLE, StorageConfig, open_storage
+from steps.dump.target import STATE_DIR
+from steps.fetch import fetch_dump
+from steps.storage.config import BUCKET_VARIABLE, StorageConfig
+from steps.storage.store import open_storage
 
 BUCKET = "cvat-detr"
 # Whatever is given in `--param` wins.

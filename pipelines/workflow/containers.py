@@ -21,7 +21,7 @@ from pipelines.workflow.contract import (
 from pipelines.workflow.options import Options, Target
 from steps.cli import STEPS, takes_storage
 from steps.common.errors import EXIT_USER_ERROR
-from steps.storage.store import BUCKET_VARIABLE
+from steps.storage.config import BUCKET_VARIABLE
 
 INSTALL = 'python -m pip install --quiet "$0" && exec "$@"'
 # A side-car that fails would fail the step it watches.

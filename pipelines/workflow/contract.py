@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from steps.storage.store import ONEPANEL_CONFIG_DIR
+from steps.storage.config import ONEPANEL_CONFIG_DIR
 
 STEPS_COMMAND = ["python", "-m", "steps"]
 """How the arguments of each container begin; the step's name follows."""

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from pipelines.workflow import parameters as p
-from steps.storage.store import BUCKET_VARIABLE
+from steps.storage.config import BUCKET_VARIABLE
 
 
 class Target(Enum):

@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -10,37 +11,6 @@ from typing import Any
 import orjson
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable
-
-MOVED_ASIDE = {
-    f"annotations/instances_{subset}.json": f"annotations/dump/instances_{subset}.json" for subset in ("train", "val")
-}
-"""Files of a COCO dump that have the names of what we make of it, and where the prepare step keeps them."""
-
-
-def refuse_ways_out(folder: Path) -> None:
-    """Make sure that whatever is opened below `folder` lies there and is a file.
-
-    Raises:
-        StepError: there is a link that leads out of it, or what is neither a file nor a folder.
-    """
-    inside = os.path.realpath(folder) + os.sep
-    pending = [str(folder)]
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if not entry.is_symlink():
-                    if entry.is_dir():
-                        pending.append(entry.path)
-                        continue
-                    flaw = "" if entry.is_file() else "neither a file nor a folder"
-                elif not (target := os.path.realpath(entry.path)).startswith(inside):
-                    flaw = "a link that leads out of the folder"
-                else:
-                    flaw = "" if os.path.exists(target) else "a link that leads nowhere"
-                if flaw:
-                    name = printable(os.path.relpath(entry.path, folder))
-                    raise StepError(f"{folder}: '{name}' is {flaw}: remove it, or put there what it stands for")
 
 
 @contextmanager
@@ -68,19 +38,34 @@ def write_json(target: Path, value: Any, *, indent: bool = True) -> None:
 
 
 def read_json(path: Path, made_by: str) -> Any:
-    """Read a JSON file that an earlier step wrote.
+    """Read a JSON file that an earlier step wrote; NaN and Infinity, which Python writes, are read as well.
 
     Raises:
-        StepError: the file is not there (`made_by` says what makes it) or is not JSON.
+        StepError: the file does not exist (`made_by` says what makes it) or is not JSON.
     """
     try:
-        return orjson.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
-        raise StepError(f"{path} is not there: {made_by} makes it, run that first") from None
-    except IsADirectoryError:
-        raise StepError(f"{path} is a folder, expected a JSON file: {made_by} makes it") from None
-    except orjson.JSONDecodeError as error:
+        raise StepError(f"{path} does not exist: {made_by} makes it, run that first") from None
+    except OSError as error:
+        raise StepError(f"{path} cannot be read ({error.strerror}): {made_by} makes it") from None
+    except json.JSONDecodeError as error:
         raise StepError(
             f"{path} is not readable JSON (line {error.lineno}, column {error.colno}: {error.msg}): "
             f"remove it and run {made_by} again"
         ) from None
+    except (ValueError, RecursionError) as error:  # Not text, a number of thousands of digits, nested too deeply.
+        raise StepError(f"{path} is not readable JSON ({error}): remove it and run {made_by} again") from None
+
+
+def parse_json(content: bytes) -> Any:
+    """Parse JSON, with the NaN and Infinity that Python writes.
+
+    Raises:
+        ValueError: it is not JSON; mostly a `json.JSONDecodeError`.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return json.loads(content)

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
 
+from steps.dataset.containment import path_parts
+from steps.dataset.layout import FOREIGN_FOLDERS
+
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
 _FOREIGN = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 
@@ -25,7 +28,7 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[Path]:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith(".") or name == "__MACOSX" or entry.is_symlink():
+                if name.startswith(".") or name in FOREIGN_FOLDERS or entry.is_symlink():
                     continue
                 if entry.is_dir():
                     folders.append(entry.path)
@@ -58,19 +61,19 @@ class Stems:
     def __init__(self, root: Path, paths: Iterable[Path]) -> None:
         self._by_stem: dict[str, list[tuple[tuple[str, ...], Path]]] = defaultdict(list)
         for path in paths:
-            parts = parts_of(path.relative_to(root).with_suffix(""))
+            parts = normalized_parts(path.relative_to(root).with_suffix(""))
             self._by_stem[parts[-1]].append((parts, path))
 
     def exact(self, name: str) -> Path | None:
         """The one file whose path from the root is `name`, given with or without its suffix."""
-        found = [path for parts, path in self._candidates(name) if parts == parts_of(split_suffix(name)[0])]
+        found = [path for parts, path in self._candidates(name) if parts == normalized_parts(split_suffix(name)[0])]
         return found[0] if len(found) == 1 else None
 
     def find(self, name: str) -> Path | None:
         """As `exact`, or else the one file that shares most of the last parts of the name's path."""
         if (found := self.exact(name)) is not None:
             return found
-        wanted = parts_of(split_suffix(name)[0])
+        wanted = normalized_parts(split_suffix(name)[0])
         shared = [(_shared(parts, wanted), path) for parts, path in self._candidates(name)]
         most = max((count for count, _ in shared), default=0)
         best = [path for count, path in shared if count == most]
@@ -78,7 +81,7 @@ class Stems:
 
     def _candidates(self, name: str) -> list[tuple[tuple[str, ...], Path]]:
         stem, suffix = split_suffix(name)
-        parts = parts_of(stem)
+        parts = normalized_parts(stem)
         found = self._by_stem.get(parts[-1], []) if parts else []
         return [(parts, path) for parts, path in found if suffix.lower() in ("", path.suffix.lower())]
 
@@ -89,7 +92,7 @@ def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def parts_of(path: str | PurePath) -> tuple[str, ...]:
-    """Parts of a path, in the one Unicode form: archives and file systems change it."""
+def normalized_parts(path: str | PurePath) -> tuple[str, ...]:
+    """Give a path's parts in the one Unicode form: archives and file systems change it."""
     text = path.as_posix() if isinstance(path, PurePath) else path
-    return tuple(part for part in re.split(r"[\\/]+", unicodedata.normalize("NFC", text)) if part not in ("", "."))
+    return path_parts(unicodedata.normalize("NFC", text))

@@ -1,6 +1,5 @@
 """What a dump says, before anything of it is judged."""
 
-import re
 from array import array
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from steps.common.errors import StepError
+from steps.dataset.containment import path_inside
 from steps.dataset.findings import Findings, printable, some
-
-EMBEDDED = "embedded"
-"""Folder in the dataset's for images that a dump holds inside of another file."""
+from steps.dataset.layout import EMBEDDED
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,8 @@ class Dataset:
         Raises:
             StepError: `name` leads out of that folder, two images have it, or a file is in its way.
         """
-        parts = path_parts(name)
-        file = "/".join((EMBEDDED, *filter(None, path_parts(subset)), *parts)) if parts else ""
+        parts = path_inside(name)
+        file = "/".join((EMBEDDED, *path_inside(subset), *parts)) if parts else ""
         if not file or any(len(part.encode()) > 250 or not part.isprintable() for part in parts):
             raise StepError(f"an image inside the dump is named '{printable(name)}', which no file can be: rename it")
         if file in self._embedded_files:
@@ -241,26 +239,6 @@ class Dataset:
             )
         )
         self._rows, self._numbers = [], array("d")
-
-
-def path_parts(name: str) -> list[str]:
-    """Split a path as a dump writes it, on any system and of any machine, into its folders and its file.
-
-    Raises:
-        StepError: it leads out of the folder it starts from.
-    """
-    parts: list[str] = []
-    for part in re.split(r"[\\/]+", name):
-        if part == "..":
-            if not parts:
-                raise StepError(
-                    f"the dump names the file '{printable(name)}', which lies outside of its folder: name it by its "
-                    "path in the dump"
-                )
-            parts.pop()
-        elif part not in ("", "."):
-            parts.append(part)
-    return parts
 
 
 def _size(width: Any, height: Any) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable
+from steps.common.messages import printable
 from steps.dataset.model import Dataset
 from steps.formats import coco, cvat_xml, datumaro_json, labelme, mot, tfrecord, voc, yolo
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.common.errors import StepError
-from steps.common.files import MOVED_ASIDE
-from steps.dataset.findings import printable
+from steps.common.messages import printable
+from steps.dataset.layout import MADE_BY, MOVED_ASIDE
 from steps.dataset.lookup import files_below
 from steps.dataset.model import Dataset
 from steps.formats.shapes import Box, around_polygons, around_rle
@@ -20,8 +20,6 @@ from steps.formats.text import read_document
 
 TAG = "cvat_coco"
 TITLE = "COCO 1.0"
-MADE_BY = "prepare-data"
-"""Value of `info.made_by` in the files that this step writes, so that it never reads them as a dump."""
 OURS = re.compile(rb'^\s*\{"info":\{"made_by":"' + MADE_BY.encode() + b'"')
 
 

@@ -16,8 +16,7 @@ from typing import Any
 from steps.common.errors import StepError
 from steps.dataset.lookup import Stems, files_below, is_image, join
 from steps.dataset.model import Dataset
-from steps.formats import text as texts
-from steps.formats import xml as markup
+from steps.formats import text, xml
 from steps.formats.objects import add_object, skip
 from steps.formats.shapes import Box, around_ellipse, around_polygons, around_rle, around_rotated
 from steps.formats.xml import Node
@@ -34,7 +33,7 @@ def recognise(root: Path) -> list[Path]:
     paths = files_below(root, lambda name: name.lower().endswith(".xml"))
     # Beside a folder of a hundred thousand annotation files of another format, CVAT's lies higher.
     paths = sorted(paths, key=lambda path: (len(path.parts), path))[:20]
-    found = [path for path in paths if markup.glimpse(path)[0] == "annotations"]
+    found = [path for path in paths if xml.glimpse(path)[0] == "annotations"]
     return sorted(found)
 
 
@@ -55,7 +54,7 @@ def read(root: Path, dataset: Dataset) -> None:
         dataset.begin(path)
         frames: _Frames | None = None
         count = 0
-        for node in markup.children(path, "annotations"):
+        for node in xml.children(path, "annotations"):
             if node.tag == "meta":
                 count = _read_meta(node, dataset)
             elif node.tag == "image":
@@ -74,7 +73,7 @@ def _read_meta(meta: Node, dataset: Dataset) -> int:
             if label.content("name").strip() and not label.content("parent").strip():
                 dataset.category(label.content("name").strip())
     size = next(meta.below("size"), None)
-    return texts.whole(size.text.strip(), size.where, "<size>") if size and size.text.strip() else 0
+    return text.whole(size.text.strip(), size.where, "<size>") if size and size.text.strip() else 0
 
 
 def _read_image(node: Node, subset: str, images: Stems, dataset: Dataset) -> None:
@@ -106,9 +105,7 @@ def _category(node: Node, dataset: Dataset) -> int | None:
 
 def _attributes(shape: Node) -> dict[str, Any]:
     found: dict[str, Any] = {
-        child.attributes.get("name", ""): texts.value(child.text)
-        for child in shape.children
-        if child.tag == "attribute"
+        child.attributes.get("name", ""): text.value(child.text) for child in shape.children if child.tag == "attribute"
     }
     found["occluded"] = shape.attributes.get("occluded") == "1"
     return found
@@ -129,11 +126,11 @@ def _read_track(track: Node, frames: _Frames, dataset: Dataset) -> None:
     subset = track.attributes.get("subset", "")
     seen: list[_Seen] = []
     for shape in track.children:
-        frame = texts.whole(shape.attribute("frame"), shape.where, f"'frame' of <{shape.tag}>")
+        frame = text.whole(shape.attribute("frame"), shape.where, f"'frame' of <{shape.tag}>")
         if shape.tag in _NO_BOXES or shape.tag not in _SHAPES:
             skip(dataset, frames.image(frame, subset), shape.tag if shape.tag in _NO_BOXES else "unknown annotation")
             continue
-        attributes = {**_attributes(shape), "track_id": texts.value(track.attributes.get("id", ""))}
+        attributes = {**_attributes(shape), "track_id": text.value(track.attributes.get("id", ""))}
         outside = shape.attributes.get("outside") == "1"
         seen.append(_Seen(frame, outside, _SHAPES[shape.tag](shape), attributes))
     seen.sort(key=lambda one: one.frame)
@@ -226,7 +223,7 @@ def _rotation(shape: Node) -> float:
 def _polygon(shape: Node) -> Box | None:
     field = f"'points' of <{shape.tag}>"
     flat = [value for pair in shape.attribute("points").split(";") for value in pair.split(",")]
-    values = texts.numbers(flat, shape.where, field)
+    values = text.numbers(flat, shape.where, field)
     if len(values) % 2:
         raise StepError(f"{shape.where}: {field} has a point without its y: dump the task again")
     return around_polygons([values])
@@ -235,9 +232,9 @@ def _polygon(shape: Node) -> Box | None:
 def _mask(shape: Node) -> Box | None:
     """CVAT's runs go along the rows of the mask's own box: as columns, of the picture turned about its diagonal."""
     where = shape.where
-    runs = [texts.whole(run, where, "'rle' of <mask>") for run in shape.attribute("rle").split(",")]
+    runs = [text.whole(run, where, "'rle' of <mask>") for run in shape.attribute("rle").split(",")]
     left, top, width, height = (
-        texts.whole(shape.attribute(name), where, f"'{name}' of <mask>") for name in ("left", "top", "width", "height")
+        text.whole(shape.attribute(name), where, f"'{name}' of <mask>") for name in ("left", "top", "width", "height")
     )
     box = around_rle({"size": [width, height], "counts": runs})
     return box and (left + box[1], top + box[0], box[3], box[2])

@@ -13,7 +13,7 @@ from typing import Any
 from steps.common.errors import StepError
 from steps.dataset.lookup import files_below, join
 from steps.dataset.model import Dataset
-from steps.formats import text as texts
+from steps.formats import text
 from steps.formats.objects import add_object, skip, turned
 from steps.formats.shapes import Box, around_ellipse, around_polygons, around_rle
 
@@ -49,7 +49,7 @@ def read(root: Path, dataset: Dataset) -> None:
         raise StepError(f"{root} holds no annotations/<subset>.json of datumaro's: dump the task as '{TITLE}'")
     for path in paths:
         dataset.begin(path)
-        document = texts.read_document(path)
+        document = text.read_document(path)
         _demand(isinstance(document, dict), str(path), "its top level is no object")
         categories = _categories(path, document, dataset)
         items = document.get("items")
@@ -120,8 +120,8 @@ def _read_annotation(
 def _values(annotation: Mapping[str, Any], field: str, where: str, count: int | None = None) -> list[float]:
     values = annotation.get(field)
     right = isinstance(values, list) and len(values) == (len(values) if count is None else count)
-    _demand(right, where, f"'{field}' is {texts.shown(values)}")
-    return texts.numbers(values, where, f"'{field}'")  # type: ignore[arg-type]
+    _demand(right, where, f"'{field}' is {text.shown(values)}")
+    return text.numbers(values, where, f"'{field}'")  # type: ignore[arg-type]
 
 
 def _bbox(annotation: Mapping[str, Any], attributes: Mapping[str, Any], where: str) -> Box:
@@ -135,7 +135,7 @@ def _polygon(annotation: Mapping[str, Any], attributes: Mapping[str, Any], where
 
 def _mask(annotation: Mapping[str, Any], attributes: Mapping[str, Any], where: str) -> Box | None:
     rle = annotation.get("rle")
-    _demand(isinstance(rle, dict), where, f"'rle' is {texts.shown(rle)}")
+    _demand(isinstance(rle, dict), where, f"'rle' is {text.shown(rle)}")
     return around_rle(rle)  # type: ignore[arg-type]
 
 

@@ -14,8 +14,7 @@ from PIL import Image
 from steps.common.errors import StepError
 from steps.dataset.lookup import Stems, files_below, is_image, join
 from steps.dataset.model import Dataset
-from steps.formats import text as texts
-from steps.formats import xml as markup
+from steps.formats import text, xml
 from steps.formats.objects import add_object, skip, turned
 from steps.formats.shapes import Box, around_points
 from steps.formats.xml import Node
@@ -31,7 +30,7 @@ _ATTRIBUTE = re.compile(r"(?P<name>(?:\\.|[^,=\\])+)(?P<equals>=)?(?P<value>(?:\
 def recognise(root: Path) -> list[Path]:
     """Give an annotation file that has LabelMe's polygons or image size."""
     for path in _annotations(root)[:_LOOKED_AT]:
-        tag, tags = markup.glimpse(path)
+        tag, tags = xml.glimpse(path)
         if tag == "annotation" and "bndbox" not in tags and tags & {"imagesize", "polygon", "segm"}:
             return [path]
     return []
@@ -58,7 +57,7 @@ def _annotations(root: Path) -> list[Path]:
 def _read_image(path: Path, masks: Stems, dataset: Dataset) -> None:
     parts: dict[str, Node] = {}
     objects: list[Node] = []
-    for node in markup.children(path, "annotation"):
+    for node in xml.children(path, "annotation"):
         objects += [node] if node.tag == "object" else []
         parts.setdefault(node.tag, node)
     subset, name = (parts[tag].text.strip() if tag in parts else "" for tag in ("folder", "filename"))
@@ -107,17 +106,17 @@ def _read_object(node: Node, image: int, mask_folder: Path, masks: Stems, datase
     add_object(dataset, image, category, box, attributes, crowd=False)
 
 
-def _attributes(text: str) -> dict[str, Any]:
+def _attributes(written: str) -> dict[str, Any]:
     """Read `name=value, flag, other="quoted"`; a name alone is true, a backslash keeps the sign after it."""
 
     def plain(part: str) -> str:
         return re.sub(r"\\(.)", r"\1", part.strip(), flags=re.DOTALL)
 
     found: dict[str, Any] = {}
-    for part in _ATTRIBUTE.finditer(text):
+    for part in _ATTRIBUTE.finditer(written):
         value = part["value"].strip()
         quoted = len(value) > 1 and value[0] == value[-1] == '"'
-        read = plain(value[1:-1]) if quoted else texts.value(plain(value)) if part["equals"] else True
+        read = plain(value[1:-1]) if quoted else text.value(plain(value)) if part["equals"] else True
         if name := plain(part["name"]):
             found[name] = read
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from steps.common.errors import StepError
 from steps.dataset.lookup import files_below, is_image, join
 from steps.dataset.model import Dataset
-from steps.formats import text as texts
+from steps.formats import text
 from steps.formats.objects import add_object
 
 TAG = "cvat_mot"
@@ -54,17 +54,15 @@ def _read_sequence(path: Path, dataset: Dataset) -> None:
     }
     dataset.findings.note("lost", "name of an image: MOT holds frame numbers", count=len(images))
     first_seen: dict[int, int] = {}
-    for number, line in texts.lines(path):
+    for number, line in text.lines(path):
         where = f"{path}, line {number}"
         fields = [field.strip() for field in line.split(",")]
         if len(fields) < 6:
             raise StepError(
                 f"{where} has {len(fields)} fields, expected frame,track,left,top,width,height,...: dump the task again"
             )
-        frame, track = (
-            texts.whole(field, where, name) for field, name in zip(fields, ("frame", "track"), strict=False)
-        )
-        left, top, width, height = texts.numbers(fields[2:6], where, "a coordinate")
+        frame, track = (text.whole(field, where, name) for field, name in zip(fields, ("frame", "track"), strict=False))
+        left, top, width, height = text.numbers(fields[2:6], where, "a coordinate")
         counts, label, visibility = _optional(fields[6:9], where)
         if frame not in images:
             name = join(sequence.relative_to(root), f"img1/{frame:06}")
@@ -84,9 +82,9 @@ def _read_sequence(path: Path, dataset: Dataset) -> None:
 
 def _optional(fields: list[str], where: str) -> tuple[float, int, float]:
     """Whether it counts, class and visibility: the fields that not every writer of MOT has."""
-    counts = texts.number(fields[0], where, "the seventh field") if fields and fields[0] else 1.0
-    label = texts.whole(fields[1], where, "the class") if len(fields) > 1 and fields[1] else -1
-    visibility = texts.number(fields[2], where, "visibility") if len(fields) > 2 and fields[2] else 1.0
+    counts = text.number(fields[0], where, "the seventh field") if fields and fields[0] else 1.0
+    label = text.whole(fields[1], where, "the class") if len(fields) > 1 and fields[1] else -1
+    visibility = text.number(fields[2], where, "visibility") if len(fields) > 2 and fields[2] else 1.0
     return counts, label, visibility
 
 
@@ -95,10 +93,10 @@ def _labels(path: Path, dataset: Dataset) -> dict[int, int]:
     if not path.is_file() or path.is_symlink():
         dataset.findings.note("lost", "names of the classes, which are called by their numbers", str(path))
         return {}
-    text = texts.read_text(path).rstrip()
+    content = text.read_text(path).rstrip()
     return {
         number: dataset.category(name.strip())
-        for number, name in enumerate(re.split(r"\r\n|\r|\n", text), 1)
+        for number, name in enumerate(re.split(r"\r\n|\r|\n", content), 1)
         if name.strip()
     }
 

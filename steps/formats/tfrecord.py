@@ -19,7 +19,7 @@ import google_crc32c
 from steps.common.errors import StepError
 from steps.dataset.lookup import files_below, is_image
 from steps.dataset.model import Dataset
-from steps.formats import text as texts
+from steps.formats import text
 from steps.formats.objects import NO_CATEGORY
 
 TAG = "cvat_tfrecord"
@@ -71,15 +71,15 @@ def label_map(path: Path) -> dict[int, str]:
     """
     if path.stat().st_size > _LARGEST_MAP:
         raise StepError(f"{path} is larger than any label map: dump the task again")
-    text = texts.read_text(path)
+    content = text.read_text(path)
     names: dict[int, str] = {}
-    starts = [found.start() for found in _ITEM.finditer(text)]
-    for start, end in pairwise([*starts, len(text)]):
-        item = text[start:end]
+    starts = [found.start() for found in _ITEM.finditer(content)]
+    for start, end in pairwise([*starts, len(content)]):
+        item = content[start:end]
         name = _NAME.search(item)
         number = _ID.search(item.replace(name[0], "", 1) if name else item)
         if not number or not name:
-            line = text.count("\n", 0, start) + 1
+            line = content.count("\n", 0, start) + 1
             raise StepError(f"{path}, line {line}: an item needs an 'id' and a 'name': dump the task again")
         names[int(number[1])] = _unescaped(name["name"])
     if not names:
@@ -149,18 +149,18 @@ def _read_example(record: bytes, where: str, names: Mapping[int, str], subset: s
         if not name:
             dataset.findings.note("dropped", NO_CATEGORY, dataset.names[image])
             continue
-        left, right, top, bottom = (texts.number(edges[edge][index], where, edge) for edge in _BOX)
+        left, right, top, bottom = (text.number(edges[edge][index], where, edge) for edge in _BOX)
         dataset.box(image, dataset.category(name), left, top, right - left, bottom - top, relative=True)
 
 
 def _class_name(number: Any, word: Any, names: Mapping[int, str], dataset: Dataset, image: int) -> str:
-    text = word.decode(errors="replace") if isinstance(word, bytes) else ""
+    said = word.decode(errors="replace") if isinstance(word, bytes) else ""
     name = names.get(number, "")
     # datumaro leaves out all but printable ASCII from the text, so that it may be shorter, or empty.
-    if name and text and text not in (name, "".join(sign for sign in name if sign.isascii() and sign.isprintable())):
+    if name and said and said not in (name, "".join(sign for sign in name if sign.isascii() and sign.isprintable())):
         dataset.findings.note("repaired", "class whose text and number disagree, taken by text", dataset.names[image])
-        return text
-    return name or text
+        return said
+    return name or said
 
 
 def _image(features: Mapping[str, Feature], where: str, subset: str, dataset: Dataset) -> int:
@@ -170,12 +170,12 @@ def _image(features: Mapping[str, Feature], where: str, subset: str, dataset: Da
     size = {side: _first(features, f"image/{side}", 0) or None for side in ("width", "height")}
     if not isinstance(name, bytes) or not isinstance(content, bytes) or not name:
         raise StepError(f"{where} has no 'image/filename': dump the task again as '{TITLE}'")
-    text = name.decode(errors="replace")
+    title = name.decode(errors="replace")
     if not content:
-        return dataset.image(text, subset=subset, **size)
-    if not is_image(text):
-        text += _SUFFIXES.get(kind, ".jpg") if isinstance(kind, bytes) else ".jpg"
-    return dataset.embedded(text, content, subset=subset, **size)
+        return dataset.image(title, subset=subset, **size)
+    if not is_image(title):
+        title += _SUFFIXES.get(kind, ".jpg") if isinstance(kind, bytes) else ".jpg"
+    return dataset.embedded(title, content, subset=subset, **size)
 
 
 def _first(features: Mapping[str, Feature], name: str, default: Any) -> Any:

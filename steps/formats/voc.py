@@ -14,9 +14,8 @@ from typing import Any
 from steps.common.errors import StepError
 from steps.dataset.lookup import Stems, files_below, is_image, join
 from steps.dataset.model import Dataset
-from steps.formats import text as texts
-from steps.formats import voc_masks
-from steps.formats import xml as markup
+from steps.dataset.overlap import iou
+from steps.formats import text, voc_masks, xml
 from steps.formats.objects import add_object, skip, turned
 from steps.formats.shapes import Box
 from steps.formats.xml import Node
@@ -26,13 +25,15 @@ TITLE = "PASCAL VOC 1.1"
 
 _LOOKED_AT = 20
 """Files that `recognise` opens at most: one with an object, or with its image's size, tells."""
+SAME_OBJECT = 0.8
+"""IoU from which a mask and a box of one class are one object."""
 _FLAGS = ("difficult", "truncated", "occluded")
 
 
 def recognise(root: Path) -> list[Path]:
     """Give an annotation file that has VOC's boxes or image size, or the lists of a dump that has none of these."""
     for path in _annotations(root)[:_LOOKED_AT]:
-        tag, tags = markup.glimpse(path)
+        tag, tags = xml.glimpse(path)
         if tag == "annotation" and not tags & {"imagesize", "polygon"} and tags & {"bndbox", "size", "segmented"}:
             return [path]
     return _lists(root)
@@ -89,7 +90,7 @@ class _Masks:
                 skip(dataset, image, "mask of classes or of objects alone")
             return
         for label, box in voc_masks.objects(object_mask, class_mask, voc_masks.class_colours(self.label_map)):
-            if any(label == written and voc_masks.same(box, other) for written, other in boxes):
+            if any(label == written and iou(box, other).item() >= SAME_OBJECT for written, other in boxes):
                 dataset.findings.note("skipped", "mask of an object that has a box", dataset.names[image])
             else:
                 add_object(dataset, image, dataset.category(label) if label else None, box, {}, crowd=False)
@@ -116,7 +117,7 @@ def _place(path: Path, root: Path) -> tuple[Path, str]:
 
 def _label_map(path: Path) -> list[tuple[str, str]]:
     """Names and colours of "label:color_rgb:parts:actions"."""
-    rows = [line.split(":") for _, line in texts.lines(path) if not line.startswith("#")]
+    rows = [line.split(":") for _, line in text.lines(path) if not line.startswith("#")]
     return [(row[0].strip(), row[1].strip() if len(row) > 1 else "") for row in rows if row[0].strip()]
 
 
@@ -134,7 +135,7 @@ def _subsets(root: Path) -> dict[tuple[Path, str], str]:
         if any(path.stem.endswith(f"_{other.stem}") for other in lists):
             continue
         base = path.relative_to(root).parent.parent.parent
-        for _, line in texts.lines(path):
+        for _, line in text.lines(path):
             if not line.startswith("#"):
                 name = unicodedata.normalize("NFC", line.strip('"').replace("\\", "/"))
                 found.setdefault((base, name), path.stem)
@@ -147,7 +148,7 @@ def _read_image(
     """Add the image and its boxes; give both."""
     parts: dict[str, Node] = {}
     objects: list[Node] = []
-    for node in markup.children(path, "annotation"):
+    for node in xml.children(path, "annotation"):
         objects += [node] if node.tag == "object" else []
         parts.setdefault(node.tag, node)
     written = parts["filename"].text.strip() if "filename" in parts else ""
@@ -173,7 +174,7 @@ def _read_object(node: Node, image: int, dataset: Dataset) -> Iterator[tuple[str
     if pose := node.content("pose").strip():
         attributes["pose"] = pose
     for attribute in node.below("attribute"):
-        attributes[attribute.content("name")] = texts.value(attribute.content("value"))
+        attributes[attribute.content("name")] = text.value(attribute.content("value"))
     for element, own in ((node, attributes), *((part, {}) for part in node.children if part.tag == "part")):
         if element.child("bndbox") is None and element.child("point") is not None:
             skip(dataset, image, "point")

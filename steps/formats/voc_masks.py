@@ -58,14 +58,6 @@ def objects(object_mask: Path, class_mask: Path, colours: dict[int, str]) -> lis
     return found
 
 
-def same(one: Box, other: Box) -> bool:
-    """Whether two boxes are of one object: they overlap by four fifths of what they cover together."""
-    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    shared = max(width, 0) * max(height, 0)
-    return shared >= 0.8 * (one[2] * one[3] + other[2] * other[3] - shared) > 0
-
-
 def _colours(path: Path) -> NDArray[np.int32]:
     """The pixels as 0xRRGGBB `[height, width]`."""
     try:

@@ -13,7 +13,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.expatreader import create_parser
 
 from steps.common.errors import StepError
-from steps.formats import text as texts
+from steps.formats import text
 
 _CHUNK = 1 << 16
 _TAG = re.compile(rb"<([A-Za-z]\w*)")
@@ -56,7 +56,7 @@ class Node:
 
     def number(self, name: str) -> float:
         """A number from an attribute, as `attribute`."""
-        return texts.number(self.attribute(name), self.where, f"'{name}' of <{self.tag}>")
+        return text.number(self.attribute(name), self.where, f"'{name}' of <{self.tag}>")
 
     def child_number(self, tag: str) -> float:
         """A number from the text of the child `tag`.
@@ -67,7 +67,7 @@ class Node:
         child = self.child(tag)
         if child is None:
             raise StepError(f"{self.where}: <{self.tag}> has no <{tag}>: dump the task again")
-        return texts.number(child.text.strip(), child.where, f"<{tag}>")
+        return text.number(child.text.strip(), child.where, f"<{tag}>")
 
     def below(self, tag: str) -> Iterator[Node]:
         """All elements `tag` inside this one, at any depth, in the document's order."""

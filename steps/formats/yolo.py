@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from steps.common.errors import StepError
-from steps.dataset.lookup import Stems, files_below, is_image, join, parts_of, split_suffix
+from steps.dataset.lookup import Stems, files_below, is_image, join, normalized_parts, split_suffix
 from steps.dataset.model import Dataset
-from steps.formats import text as texts
+from steps.formats import text
 from steps.formats.objects import NO_CATEGORY
 from steps.formats.shapes import around_points
 
@@ -92,7 +92,7 @@ def _read_darknet(folder: Path, dataset: Dataset) -> None:
             ]
         else:
             dataset.begin(listed)
-            images = [name.replace("\\", "/").removeprefix("data/") for _, name in texts.lines(listed)]
+            images = [name.replace("\\", "/").removeprefix("data/") for _, name in text.lines(listed)]
         for name in images:
             image = dataset.image(join(place, name), subset=subset)
             label_file = labels.find(join(place, split_suffix(name)[0]))
@@ -108,11 +108,11 @@ def _read_darknet(folder: Path, dataset: Dataset) -> None:
 
 
 def _settings(path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in texts.lines(path):
+    for number, line in text.lines(path):
         name, equals, value = line.partition("=")
         if not equals:
             raise StepError(
-                f"{path}, line {number}: {texts.shown(line)} is no 'name = value': write it so, or dump the task again"
+                f"{path}, line {number}: {text.shown(line)} is no 'name = value': write it so, or dump the task again"
             )
         yield name.strip(), value.strip()
 
@@ -135,7 +135,7 @@ def _base_name(path: str) -> str:
 def _names(path: Path, dataset: Dataset) -> dict[int, int]:
     """Categories by their number, which is the line's."""
     categories: dict[int, int] = {}
-    for number, name in texts.lines(path):
+    for number, name in text.lines(path):
         if number != len(categories) + 1:
             raise StepError(
                 f"{path}, line {len(categories) + 1} is empty, so the numbers of the classes after it are unclear: "
@@ -147,7 +147,7 @@ def _names(path: Path, dataset: Dataset) -> dict[int, int]:
 
 def _read_labels(path: Path, image: int, categories: Mapping[int, int], dataset: Dataset, keypoints: int = 0) -> None:
     """Add the objects of a label file; `keypoints` counts the numbers that follow each box."""
-    for number, line in texts.lines(path):
+    for number, line in text.lines(path):
         fields = line.split()
         where = f"{path}, line {number}"
         corners = len(fields) - 1
@@ -156,8 +156,8 @@ def _read_labels(path: Path, image: int, categories: Mapping[int, int], dataset:
                 f"{where} has {len(fields)} fields, expected a class and 4 numbers (a box) or pairs (corners): "
                 "dump the task again"
             )
-        category = categories.get(texts.whole(fields[0], where, "the class"))
-        values = texts.numbers(fields[1:], where, "a coordinate")
+        category = categories.get(text.whole(fields[0], where, "the class"))
+        values = text.numbers(fields[1:], where, "a coordinate")
         if category is None:
             dataset.findings.note("dropped", NO_CATEGORY, dataset.names[image])
         elif corners in (4, 5, 4 + keypoints):
@@ -179,10 +179,11 @@ def _read_ultralytics(config: Path, dataset: Dataset) -> None:
 
     texts_here = files_below(folder, lambda name: name.lower().endswith(".txt"))
     images: dict[tuple[str, ...], Path] = {
-        parts_of(path.relative_to(folder).with_suffix("")): path for path in files_below(folder, is_image)
+        normalized_parts(path.relative_to(folder).with_suffix("")): path for path in files_below(folder, is_image)
     }
     labels = {
-        _swapped(parts_of(path.relative_to(folder).with_suffix("")), "labels", "images"): path for path in texts_here
+        _swapped(normalized_parts(path.relative_to(folder).with_suffix("")), "labels", "images"): path
+        for path in texts_here
     }
     labels.pop((), None)
     listing = _Listing(config, settings, texts_here, Stems(folder, images.values()))
@@ -202,7 +203,7 @@ def _read_ultralytics(config: Path, dataset: Dataset) -> None:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(texts.read_text(path))
+        document = yaml.safe_load(text.read_text(path))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -218,12 +219,12 @@ def _yaml(path: Path) -> dict[str, Any]:
 def _yaml_names(path: Path, names: Any, dataset: Dataset) -> dict[int, int]:
     pairs = names.items() if isinstance(names, dict) else enumerate(names) if isinstance(names, list) else ()
     if not pairs:
-        raise StepError(f"{path}: 'names' is {texts.shown(names)}, expected a list of the classes: dump the task again")
+        raise StepError(f"{path}: 'names' is {text.shown(names)}, expected a list of the classes: dump the task again")
     categories: dict[int, int] = {}
     for number, name in pairs:
         if not isinstance(name, str | int | float):
-            raise StepError(f"{path}: 'names' has the name {texts.shown(name)}, expected text: dump the task again")
-        categories[texts.whole(number, str(path), "a number in 'names'")] = dataset.category(str(name))
+            raise StepError(f"{path}: 'names' has the name {text.shown(name)}, expected text: dump the task again")
+        categories[text.whole(number, str(path), "a number in 'names'")] = dataset.category(str(name))
     return categories
 
 
@@ -257,20 +258,20 @@ class _Listing:
                     continue
                 list_file = by_name.get(_base_name(value))
                 if list_file is None:
-                    self._folders.append((tuple(part for part in parts_of(value) if part != ".."), subset))
+                    self._folders.append((tuple(part for part in normalized_parts(value) if part != ".."), subset))
                 else:
                     self._add_list(list_file, subset, images)
         self._anything = bool(self._folders or self._listed or self.absent)
 
     def _add_list(self, path: Path, subset: str, images: Stems) -> None:
-        for _, line in texts.lines(path):
+        for _, line in text.lines(path):
             name = line.replace("\\", "/").removeprefix("./").removeprefix("data/")
             stem = split_suffix(name)[0]
             if found := images.find(name) or images.find(stem):
                 self._listed.setdefault(found, subset)
             else:
-                self.absent.setdefault(parts_of(stem), name)
-                self._absent_subsets.setdefault(parts_of(stem), subset)
+                self.absent.setdefault(normalized_parts(stem), name)
+                self._absent_subsets.setdefault(normalized_parts(stem), subset)
 
     def subset(self, stem: tuple[str, ...], path: Path | None) -> str | None:
         """The subset of an image; None where `data.yaml` has subsets and it is in none of them."""

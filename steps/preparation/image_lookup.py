@@ -8,9 +8,11 @@ from itertools import takewhile
 from pathlib import Path
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable, some
+from steps.common.messages import printable, some
+from steps.dataset.containment import path_inside
+from steps.dataset.layout import EMBEDDED, FOREIGN_FOLDERS
 from steps.dataset.lookup import IMAGE_SUFFIXES
-from steps.dataset.model import EMBEDDED, Dataset, path_parts
+from steps.dataset.model import Dataset
 
 
 def image_files(root: Path) -> list[str]:
@@ -26,7 +28,7 @@ def image_files(root: Path) -> list[str]:
                     continue
                 if entry.is_dir():
                     # What a link leads to is found where it lies.
-                    if entry.name != "__MACOSX" and not entry.is_symlink():
+                    if entry.name not in FOREIGN_FOLDERS and not entry.is_symlink():
                         pending.append(f"{name}/")
                 elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                     found.append(name)
@@ -75,7 +77,7 @@ def find_images(dataset: Dataset, there: Sequence[str]) -> list[str | None]:
 
 def _search(dataset: Dataset, index: int, tails: "_Tails") -> str | None:
     name = dataset.names[index]
-    parts = path_parts(name)
+    parts = path_inside(name)
     candidates = tails.find(parts) if parts else []
     if len(candidates) > 1:
         written = _form("/".join(parts))
@@ -185,7 +187,7 @@ def _same(dataset: Dataset, one: int, other: int) -> bool:
     """Tell whether two images that lead to one file may well be one: other annotation files start elsewhere."""
     if dataset.names[one] == dataset.names[other]:
         return True
-    a, b = (path_parts(_folded(dataset.names[index])) for index in (one, other))
+    a, b = (path_inside(_folded(dataset.names[index])) for index in (one, other))
     length = max(len(a), len(b)) if dataset.sources[one] == dataset.sources[other] else min(len(a), len(b))
     return [_stem(part) for part in a[-length:]] == [_stem(part) for part in b[-length:]]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from steps.dataset.findings import Findings
-from steps.dataset.model import EMBEDDED, Dataset
+from steps.dataset.layout import EMBEDDED
+from steps.dataset.model import Dataset
 from tests.steps.refusals import refused
 
 

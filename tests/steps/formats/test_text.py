@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.formats import text as texts
+from steps.formats import text
 from tests.steps.refusals import refused
 
 
@@ -21,7 +21,7 @@ from tests.steps.refusals import refused
 def test_lines(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "text"
     path.write_bytes(content)
-    assert list(texts.lines(path)) == [(1, "a"), (3, "b\u2028c")]
+    assert list(text.lines(path)) == [(1, "a"), (3, "b\u2028c")]
 
 
 @pytest.mark.parametrize(("content", "line"), [(b"a\n\xe9\n", 2), (codecs.BOM_UTF16_LE + b"a\0b", 1)])
@@ -29,29 +29,29 @@ def test_text_of_another_encoding(tmp_path: Path, content: bytes, line: int) -> 
     path = tmp_path / "text"
     path.write_bytes(content)
     with refused(f"{path}, line {line}: this is not UTF-8 text", "save the file as UTF-8"):
-        list(texts.lines(path))
+        list(text.lines(path))
 
 
-@pytest.mark.parametrize(("text", "number"), [("1", 1), (" 2.5e1 ", 25), (3, 3), ("-inf", float("-inf"))])
-def test_number(text: object, number: float) -> None:
-    assert texts.number(text, "x.txt, line 1", "width") == number
+@pytest.mark.parametrize(("given", "number"), [("1", 1), (" 2.5e1 ", 25), (3, 3), ("-inf", float("-inf"))])
+def test_number(given: object, number: float) -> None:
+    assert text.number(given, "x.txt, line 1", "width") == number
 
 
-@pytest.mark.parametrize("text", ["", "1,5", "1 2", None, [1], "9" * 100 + "x"])
-def test_no_number(text: object) -> None:
+@pytest.mark.parametrize("given", ["", "1,5", "1 2", None, [1], "9" * 100 + "x"])
+def test_no_number(given: object) -> None:
     with refused("x.txt, line 1: width is ", "expected a number: dump the task again") as told:
-        texts.numbers([1, text], "x.txt, line 1", "width")
+        text.numbers([1, given], "x.txt, line 1", "width")
     assert len(told.message) < 140
 
 
-@pytest.mark.parametrize("text", ["1.5", "nan", "inf"])
-def test_no_whole_number(text: str) -> None:
-    with refused(f"the class is '{text}', expected a whole number"):
-        texts.whole(text, "x.txt, line 1", "the class")
+@pytest.mark.parametrize("given", ["1.5", "nan", "inf"])
+def test_no_whole_number(given: str) -> None:
+    with refused(f"the class is '{given}', expected a whole number"):
+        text.whole(given, "x.txt, line 1", "the class")
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
+    ("given", "value"),
     [
         ("true", True),
         (" False ", False),
@@ -64,8 +64,8 @@ def test_no_whole_number(text: str) -> None:
         ("1" * 30, "1" * 30),
     ],
 )
-def test_value(text: str, value: object) -> None:
-    found = texts.value(text)
+def test_value(given: str, value: object) -> None:
+    found = text.value(given)
     assert found == value
     assert type(found) is type(value)
 
@@ -74,7 +74,7 @@ def test_a_document_that_strict_json_is_not(tmp_path: Path) -> None:
     path = tmp_path / "document.json"
     path.write_bytes(codecs.BOM_UTF8 + b'[NaN, -Infinity, "a"]')
     noted: list[str] = []
-    document = texts.read_document(path, noted.append)
+    document = text.read_document(path, noted.append)
     assert document[0] != document[0]
     assert document[1:] == [float("-inf"), "a"]
     assert [flaw.partition(" with ")[2].split()[0] for flaw in noted] == ["a", "NaN"]
@@ -85,4 +85,4 @@ def test_no_document(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "document.json"
     path.write_bytes(content)
     with refused(f"{path} is not readable JSON (", "dump the task again"):
-        texts.read_document(path)
+        text.read_document(path)

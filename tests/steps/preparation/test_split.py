@@ -17,7 +17,8 @@ import pytest
 from steps.dataset.findings import Findings
 from steps.dataset.model import Boxes, Category
 from steps.preparation.clean import Clean
-from steps.preparation.split import likely_video, split_images
+from steps.preparation.split import split_images
+from steps.preparation.video import likely_video
 from steps.prepare import prepare_data
 from tests.conftest import write_coco_dump
 from tests.steps.refusals import refused

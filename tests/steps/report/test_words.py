@@ -27,10 +27,10 @@ def said(
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"pretrained": None}, "random weights (pretrained: none), and from there DETR needs hundreds of epochs"),
+        ({"pretrained": None}, "random weights (pretrained: none), and from there a detector needs hundreds of epochs"),
         ({"pretrained": "imagenet"}, "Only its backbone was pretrained"),
         ({"pretrained": "coco"}, "look at the learning rate and at the boxes"),
-        ({}, "DETR starts slowly"),
+        ({}, "Without pretrained weights"),
     ],
 )
 def test_the_start_and_the_number_of_epochs(config: dict[str, Any], words: str) -> None:
@@ -59,13 +59,13 @@ def test_objects_too_small_for_the_size_that_the_model_sees() -> None:
 
 def test_more_objects_than_queries() -> None:
     assert "num_queries" not in said({"num_queries": 3}, boxes=3)
-    assert "One image has 4 objects, but the model can name 3" in said({"num_queries": 3}, boxes=4)
+    assert "One image has 4 objects, but the model predicts at most 3" in said({"num_queries": 3}, boxes=4)
 
 
 def test_the_small_model_and_few_images() -> None:
     text = said({"pretrained": None}, model="detr_tiny")
     assert "dozens of epochs; this run had 12." in text
     assert "pretrained: coco" not in text
-    assert "take detr_resnet50" in text
-    assert "take detr_resnet50" not in said({}, model="detr_resnet50")
-    assert "20 training images is little" in said({}, images={"train": 20})
+    assert "use detr_resnet50" in text
+    assert "use detr_resnet50" not in said({}, model="detr_resnet50")
+    assert "20 training images are few" in said({}, images={"train": 20})
