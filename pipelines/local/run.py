@@ -47,9 +47,6 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
         raise PipelineError(f"'{ANNOTATION_PATH.name}' is settled by a local run: name the dump with DUMP=path")
     if dump is not None and not dump.exists():
         raise PipelineError(f"there is no dump {dump}: give the folder or .zip that CVAT exported")
-    latest = runs / "latest"
-    if latest.exists() and not latest.is_symlink():
-        raise PipelineError(f"{latest} is not a link, and it is to become one to the newest run: rename it")
     workflow = Manifest.load(manifest)
     # Where CVAT puts the dump of a namespace's first task: by the task's number, then date and time.
     prefix = f"artifacts/{workflow.namespace}/annotations/1/{time.strftime('%m%d%Y%H%M%S')}/"
@@ -58,7 +55,7 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
         run.folder.mkdir(parents=True)
     except FileExistsError:
         raise PipelineError(f"{run.folder} is there already: remove it, or give --runs another folder") from None
-    _point(latest, run.folder)
+    _point(runs / "latest", run.folder)
 
     console.print(f"[bold]{run.name}[/] in {_short(run.folder)}", highlight=False)
     with s3_server() as server:

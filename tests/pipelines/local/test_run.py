@@ -86,14 +86,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags: list[str], said: str, t
     assert said in line
 
 
-def test_a_folder_in_the_place_of_the_link_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "runs" / "latest").mkdir(parents=True)
-    result = run(runs=tmp_path / "runs")
-    assert result.returncode == 2
-    assert f"error: {tmp_path / 'runs' / 'latest'} is not a link" in result.stderr
-    assert list((tmp_path / "runs").iterdir()) == [tmp_path / "runs" / "latest"]
-
-
 def test_an_exception_in_a_step_is_reported_and_the_server_is_gone(small_dump: Path, tmp_path: Path) -> None:
     """A copy of the project with a mistake in it, since the mistake must be real."""
     project = tmp_path / "project"
