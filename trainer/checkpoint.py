@@ -46,3 +46,18 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TrainerError(f"checkpoint {path} holds a {type(content).__name__}, not a dict of weights")
     return content
+
+
+def find_checkpoint(pretrained: str | Path) -> Path:
+    """The file behind a path to a checkpoint, or to the folder of a run that wrote one.
+
+    Raises:
+        TrainerError: there is neither.
+    """
+    path = Path(pretrained).expanduser()
+    for candidate in (path, path / "checkpoints" / "best.pth", path / "best.pth"):
+        if candidate.is_file():
+            return candidate
+    if path.is_dir():
+        raise TrainerError(f"pretrained: folder {path} holds neither checkpoints/best.pth nor best.pth")
+    raise TrainerError(f"pretrained: {path} does not exist; give coco, imagenet, none, or a checkpoint that does")

@@ -11,9 +11,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from trainer import checkpoint
-from trainer.data.coco_dataset import Category, pad
+from trainer.data.batch import normalize, pad
+from trainer.data.coco_dataset import Category
 from trainer.data.images import to_rgb
-from trainer.data.transforms import Sample, normalize, resize, to_tensor
+from trainer.data.transforms import Sample, resize, to_tensor
 from trainer.device import pick_device
 from trainer.errors import TrainerError
 from trainer.models.detr.model import DETR, build_model, post_process

@@ -13,10 +13,10 @@ from trainer import checkpoint
 from trainer.config import SIZES, TrainConfig
 from trainer.data.coco_dataset import Category
 from trainer.errors import TrainerError
+from trainer.evaluation.predict import Averages
 from trainer.models.detr.model import DETR
 from trainer.training.distributed import Processes
 from trainer.training.ema import Average
-from trainer.training.train_step import Averages
 
 _SETTINGS = ("full_lr", "weight_decay")
 

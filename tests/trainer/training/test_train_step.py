@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.data.coco_dataset import Batch, CocoDetection
+from trainer.data.batch import Batch
+from trainer.data.coco_dataset import CocoDetection
 from trainer.data.data_loader import eval_loader
 from trainer.data.transforms import EvalTransform
+from trainer.device import Arithmetic
 from trainer.errors import TrainerError
+from trainer.evaluation.predict import Averages, predict
 from trainer.models.detr.criterion import SetCriterion
 from trainer.models.detr.model import build_model
-from trainer.precision import Arithmetic
-from trainer.training.train_step import Averages, Learner, predict, train_one_epoch
+from trainer.training.train_step import Learner, train_one_epoch
 
 CPU = torch.device("cpu")
 

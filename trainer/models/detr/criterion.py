@@ -12,6 +12,7 @@ from torch.nn import functional
 from trainer.models.box_ops import cxcywh_to_xyxy, generalized_iou
 from trainer.models.detr.matcher import HungarianMatcher, Match
 
+_LAST_LAYER = ("loss_ce", "loss_bbox", "loss_giou", "class_error", "cardinality_error")
 LOSSES = ("loss_ce", "loss_bbox", "loss_giou")
 
 
@@ -188,3 +189,8 @@ def _errors(logits: Tensor, pairs: _Pairs) -> dict[str, Tensor]:
         "class_error": 100 - 100 * right / max(1, len(pairs.image)),
         "cardinality_error": (predicted - pairs.sizes).abs().float().mean(),
     }
+
+
+def last_layer(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The figures of the last layer alone."""
+    return {name: losses[name] for name in _LAST_LAYER}

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from trainer.errors import TrainerError
 from trainer.models.backbones.efficientnet_lite import LiteBackbone
-from trainer.models.backbones.resnet import Backbone, BackboneWithPosition
+from trainer.models.backbones.resnet import Backbone
 from trainer.models.box_ops import cxcywh_to_xyxy
 from trainer.models.detr.anchors import look_nearby, position_codes, spread_boxes
 from trainer.models.detr.architectures import Architecture, architecture
@@ -33,6 +33,18 @@ class BoxHead(nn.Module):
         for layer in self.layers[:-1]:
             x = functional.relu(layer(x))
         return self.layers[-1](x)
+
+
+class BackboneWithPosition(nn.Sequential):
+    """The backbone as child "0" and the position encoding as child "1", which fixes the names of weights."""
+
+    def __init__(self, backbone: nn.Module, position: nn.Module) -> None:
+        super().__init__(backbone, position)
+
+    def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """Features `[B, C, h, w]`, mask `[B, h, w]` and positions `[B, dim, h, w]` of images `[B, 3, H, W]`."""
+        features, mask = self[0](images, padding_mask)
+        return features, mask, self[1](mask).to(features.dtype)
 
 
 class DETR(nn.Module):

@@ -37,22 +37,9 @@ def norm_of(pretrained: str | None, default: bool) -> bool:
         return default
     if pretrained in ("coco", "imagenet"):
         return True
-    return bool(checkpoint.read(find_checkpoint(pretrained)).get("model_config", {}).get("frozen_norm", True))
-
-
-def find_checkpoint(pretrained: str | Path) -> Path:
-    """The file behind a path to a checkpoint, or to the folder of a run that wrote one.
-
-    Raises:
-        TrainerError: there is neither.
-    """
-    path = Path(pretrained).expanduser()
-    for candidate in (path, path / "checkpoints" / "best.pth", path / "best.pth"):
-        if candidate.is_file():
-            return candidate
-    if path.is_dir():
-        raise TrainerError(f"pretrained: folder {path} holds neither checkpoints/best.pth nor best.pth")
-    raise TrainerError(f"pretrained: {path} does not exist; give coco, imagenet, none, or a checkpoint that does")
+    return bool(
+        checkpoint.read(checkpoint.find_checkpoint(pretrained)).get("model_config", {}).get("frozen_norm", True)
+    )
 
 
 def load_pretrained(
@@ -80,7 +67,7 @@ def load_pretrained(
             )
         source, content = "the COCO weights", _download(design.coco_weights)
     else:
-        file = find_checkpoint(pretrained)
+        file = checkpoint.find_checkpoint(pretrained)
         source, content = str(file), checkpoint.read(file)
     weights = content.get("model", content)
     own = model.state_dict()

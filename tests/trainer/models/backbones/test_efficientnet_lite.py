@@ -13,7 +13,7 @@ from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.evaluation.detector import load
 from trainer.models.backbones.efficientnet_lite import PACKAGE, LiteBackbone, imagenet_weights
-from trainer.models.backbones.resnet import FrozenBatchNorm2d
+from trainer.models.backbones.frozen_norm import FrozenBatchNorm2d
 from trainer.models.detr.model import build_model
 from trainer.training.train import train
 

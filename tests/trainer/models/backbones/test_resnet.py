@@ -7,7 +7,8 @@ import torch
 import torchvision
 from torch import nn
 
-from trainer.models.backbones.resnet import Backbone, FrozenBatchNorm2d, convolve
+from trainer.models.backbones.frozen_norm import FrozenBatchNorm2d, convolve
+from trainer.models.backbones.resnet import Backbone
 
 
 def test_frozen_normalisation_equals_torch_in_evaluation():

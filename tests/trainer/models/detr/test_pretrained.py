@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from trainer import checkpoint
+from trainer.checkpoint import find_checkpoint
 from trainer.errors import TrainerError
-from trainer.models.backbones.resnet import FrozenBatchNorm2d
+from trainer.models.backbones.frozen_norm import FrozenBatchNorm2d
 from trainer.models.detr.anchors import spread_boxes
 from trainer.models.detr.coco_names import COCO_NAMES
 from trainer.models.detr.model import DETR, build_model
-from trainer.models.detr.pretrained import find_checkpoint
 
 
 @pytest.fixture(scope="module")
