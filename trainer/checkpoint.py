@@ -12,6 +12,9 @@ import torch
 
 from trainer.errors import TrainerError
 
+PLACES = ("", "checkpoints/best.pth", "best.pth")
+"""Where a checkpoint may lie below the path that a user gives: that of a file, or of a run's folder."""
+
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Writes a checkpoint under a temporary name, flushes it to the disk and renames it into place."""
@@ -48,16 +51,20 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def find_checkpoint(pretrained: str | Path) -> Path:
-    """The file behind a path to a checkpoint, or to the folder of a run that wrote one.
+def find_checkpoint(path: str | Path) -> Path | None:
+    """The file behind a path to a checkpoint, or to the folder of a run that wrote one; None where neither is."""
+    path = Path(path).expanduser()
+    return next((path / place for place in PLACES if (path / place).is_file()), None)
 
-    Raises:
-        TrainerError: there is neither.
+
+def model_in(content: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The family and the spec of the model whose weights a checkpoint holds; None where it does not say.
+
+    Checkpoints from before there were families are of a DETR, and spell the spec as `model_config`.
     """
-    path = Path(pretrained).expanduser()
-    for candidate in (path, path / "checkpoints" / "best.pth", path / "best.pth"):
-        if candidate.is_file():
-            return candidate
-    if path.is_dir():
-        raise TrainerError(f"pretrained: folder {path} holds neither checkpoints/best.pth nor best.pth")
-    raise TrainerError(f"pretrained: {path} does not exist; give coco, imagenet, none, or a checkpoint that does")
+    if "spec" in content:
+        return content["family"], content["spec"]
+    if "model_config" not in content:
+        return None
+    old = dict(content["model_config"])
+    return "detr", {"model": old.pop("name"), **old.pop("sizes"), **old}

@@ -29,8 +29,10 @@ _MOST_CLASS_CURVES = 8
 Line = tuple[Sequence[float], Sequence["float | None"], str]
 
 
-def training_charts(log: Sequence[dict[str, Any]], best_epoch: int | None) -> list[dict[str, Any]]:
-    """AP, losses and learning rates over the epochs; what was not logged has no chart."""
+def training_charts(
+    log: Sequence[dict[str, Any]], figures: Sequence[str], best_epoch: int | None
+) -> list[dict[str, Any]]:
+    """AP, the model's own figures and learning rates over the epochs; what was not logged has no chart."""
     epochs = [float(record["epoch"]) for record in log]
     both = [("Training", "first"), ("Validation", "second")]
     charts: list[dict[str, Any]] = []
@@ -62,17 +64,13 @@ def training_charts(log: Sequence[dict[str, Any]], best_epoch: int | None) -> li
         bounds=(0.0, min(1.02, max(0.1, 1.08 * max(aps, default=0.0)))),
         mark=best_epoch,
     )
-    for key, title, note in (
-        ("loss", "Total loss", "the weighted sum that is minimised"),
-        ("loss_ce", "Class loss", "is it the right class? (cross entropy)"),
-        ("loss_bbox", "Box loss, L1", "how far off are the sides?"),
-        ("loss_giou", "Box loss, GIoU", "how badly do the boxes overlap?"),
-    ):
-        add(title, note, both, (("train", key), ("val", key)))
+    for name in figures:
+        title, note = (name, "") if name != "loss" else ("Total loss", "the weighted sum that is minimised")
+        add(title, note, both, (("train", name), ("val", name)))
     add(
         "Learning rate",
         "on a logarithmic scale",
-        [("Transformer", "first"), ("Backbone", "second")],
+        [("Model", "first"), ("Backbone", "second")],
         (("lr",), ("lr_backbone",)),
         logarithmic=True,
     )

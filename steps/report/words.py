@@ -209,12 +209,11 @@ def _on_nothing(
             + (f" than {rate:g}" if rate else "")
             + ", and check in the images below that the true boxes lie on the objects."
         )
-    lines.append(_on_start(facts, config))
-    if facts.model == "detr_tiny":
-        lines.append(
-            "detr_tiny is there to try the pipeline on a CPU. On photographs take detr_resnet50, which starts from "
-            "weights trained on COCO."
-        )
+    # Of a model that is not made for photographs.
+    note = str(trained.get("model_note") or "")
+    lines.append(_on_start(facts, config, for_drawings=bool(note)))
+    if note:
+        lines.append(note)
     if facts.train_images is not None and facts.train_images < 100:
         lines.append(_few_images(facts.train_images))
     scores = [image.predictions[0].score for image in images if image.predictions]
@@ -229,7 +228,7 @@ def _on_nothing(
     return lines
 
 
-def _on_start(facts: Facts, config: dict[str, Any]) -> str:
+def _on_start(facts: Facts, config: dict[str, Any], *, for_drawings: bool) -> str:
     """What to expect of the weights that the training started from, after so many epochs."""
     ran = f"; this run had {facts.epochs}." if facts.epochs is not None else "."
     pretrained = config.get("pretrained")
@@ -238,14 +237,14 @@ def _on_start(facts: Facts, config: dict[str, Any]) -> str:
             f"It started from pretrained weights ({pretrained}), where a few epochs usually find something{ran} If "
             "more epochs change nothing, look at the learning rate and at the boxes in the images below."
         )
-    if facts.model == "detr_tiny":
+    if for_drawings:
         return f"It started from random weights, and from there even drawn shapes take dozens of epochs{ran}"
     if pretrained == "imagenet":
-        start = "Only its backbone was pretrained (pretrained: imagenet); the transformer needs hundreds of epochs"
+        start = "Only its backbone was pretrained (pretrained: imagenet); the rest needs hundreds of epochs"
     elif "pretrained" in config:
-        start = "It started from random weights (pretrained: none), and from there DETR needs hundreds of epochs"
+        start = "It started from random weights (pretrained: none), and from there a detector needs hundreds of epochs"
     else:
-        start = "DETR starts slowly: without pretrained weights AP often stays at zero for dozens of epochs"
+        start = "Training starts slowly: without pretrained weights AP often stays at zero for dozens of epochs"
     return start + ran + " Train several times as long, or start from weights trained on COCO (pretrained: coco)."
 
 
@@ -268,18 +267,18 @@ def _on_settings(trained: dict[str, Any], images: Sequence[ValImage]) -> list[st
                 f"{percent(tiny / len(sides))} of the boxes are under {_TINY_SIDE} px wide or high. "
                 "Raise image_size and max_size, or cut the images into tiles."
             )
-    queries = number(within(trained, "config", "num_queries"))
+    limit = number(within(trained, "object_limit", "value"))
     most = max((sum(not box.crowd for box in image.truth) for image in images), default=0)
-    if queries and most > queries:
+    if limit and most > limit:
         lines.append(
-            f"One image has {most} objects, but the model can name {queries:.0f} in an image at most. "
-            "Raise num_queries."
+            f"One image has {most} objects, but the model can find {limit:.0f} in an image at most. "
+            f"Raise {within(trained, 'object_limit', 'setting')}."
         )
     return lines
 
 
 def _few_images(train_images: int) -> str:
-    return f"{count(train_images, 'training image')} is little for DETR. A few hundred make a clear difference."
+    return f"{count(train_images, 'training image')} is little. A few hundred make a clear difference."
 
 
 def _on_scores(ap50: float, images: Sequence[ValImage], balance: Balance | None, threshold: float) -> list[str]:

@@ -12,14 +12,15 @@ from torch import Tensor
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+"""ImageNet's mean and deviation of red, green and blue, as shares of 255."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Images `[B, 3, H, W]`, mask `[B, H, W]` (True where padded) and a target for each image.
 
-    The images are uint8 as loaded, a quarter of the bytes to move between processes and to the device, and
-    normalised float32 once they are on it.
+    The images stay uint8, a quarter of the bytes to move between processes and to the device, until the model
+    normalises them.
     """
 
     images: Tensor
@@ -27,11 +28,9 @@ class Batch:
     targets: list[dict[str, Tensor]]
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device, its images normalised there."""
+        """The same batch on a device."""
         images = self.images.to(device, non_blocking=True)
         padding_mask = self.padding_mask.to(device, non_blocking=True)
-        if images.dtype == torch.uint8:
-            images = normalize(images, padding_mask)
         targets = [{key: value.to(device, non_blocking=True) for key, value in t.items()} for t in self.targets]
         return Batch(images, padding_mask, targets)
 
@@ -53,7 +52,7 @@ def _batch_from_arrays(images: Tensor, padding_mask: Tensor, arrays: list[dict[s
 
 
 def pad(images: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pads images uint8 `[3, H_i, W_i]` at the right and the bottom; `normalize` makes the padding 0.
+    """Pads images uint8 `[3, H_i, W_i]` at the right and the bottom; the model's normalisation makes the padding 0.
 
     Returns:
         uint8 `[B, 3, H, W]` with the greatest height and width, and a bool mask `[B, H, W]`, True where padded.
@@ -74,24 +73,23 @@ def collate(items: list[tuple[Tensor, dict[str, Tensor]]]) -> Batch:
     return Batch(*pad([image for image, _ in items]), [target for _, target in items])
 
 
-def normalize(images: Tensor, padding_mask: Tensor) -> Tensor:
-    """Pixels with ImageNet's mean 0 and deviation 1, and padding 0, computed where the images are.
+def normalize(images: Tensor, padding_mask: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Pixels with mean 0 and deviation 1, and padding 0, computed where the images are.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
         padding_mask: bool `[B, H, W]`, True where padded.
+        mean: of each channel, in levels of 0 to 255.
+        std: its deviation, in the same unit.
 
     Returns:
         float32 `[B, 3, H, W]`.
     """
-    mean, std = _statistics(images.device)
+    means, deviations = _statistics(mean, std, images.device)
     floats = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    return floats.div_(255).sub_(mean).div_(std).masked_fill_(padding_mask[:, None], 0)
+    return floats.sub_(means).div_(deviations).masked_fill_(padding_mask[:, None], 0)
 
 
 @lru_cache
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    return (
-        torch.tensor(MEAN, device=device)[:, None, None],
-        torch.tensor(STD, device=device)[:, None, None],
-    )
+def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.tensor(mean, device=device)[:, None, None], torch.tensor(std, device=device)[:, None, None]

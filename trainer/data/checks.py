@@ -23,14 +23,20 @@ _SHOWN = 3
 
 
 def look_over(
-    train_set: CocoDetection, val_set: CocoDetection, *, num_queries: int, image_size: int, max_size: int
+    train_set: CocoDetection,
+    val_set: CocoDetection,
+    *,
+    max_objects: tuple[str, int] | None,
+    image_size: int,
+    max_size: int,
 ) -> list[str]:
     """Says what is wrong with the data, and what to do about it.
 
     Args:
         train_set: images to learn from.
         val_set: images to validate on, under the numbering of classes of `train_set`.
-        num_queries: the most objects that the model finds in an image.
+        max_objects: the setting that limits how many objects the model finds in an image, and its value; None without
+            a limit.
         image_size: shorter side in px to predict at.
         max_size: limit in px for the longer side.
 
@@ -47,7 +53,8 @@ def look_over(
         for dataset, chosen in zip((train_set, val_set), choose_images(train_set, val_set), strict=True)
     )
     lines = [*_wrong_sizes(train_look, val_look), *_classes_to_learn(train_set)]
-    lines += _objects_beyond_queries(train_set, val_set, num_queries)
+    if max_objects is not None:
+        lines += _objects_beyond_limit(train_set, val_set, *max_objects)
     lines += _small_boxes(train_set, image_size, max_size)
     if on_training_set:
         lines.append(
@@ -107,14 +114,14 @@ def _few_to_validate(val_set: CocoDetection) -> Iterator[str]:
         )
 
 
-def _objects_beyond_queries(train_set: CocoDetection, val_set: CocoDetection, num_queries: int) -> Iterator[str]:
-    crowded = [count for dataset in (train_set, val_set) for count in dataset.boxes_by_image if count > num_queries]
+def _objects_beyond_limit(train_set: CocoDetection, val_set: CocoDetection, setting: str, limit: int) -> Iterator[str]:
+    crowded = [count for dataset in (train_set, val_set) for count in dataset.boxes_by_image if count > limit]
     if crowded:
-        # A quarter more than the fullest image: queries specialise in places, and some always find nothing.
+        # A quarter more than the fullest image: not every prediction finds something.
         wanted = math.ceil(max(crowded) * 1.25 / 10) * 10
         yield (
-            f"{len(crowded)} image(s) have more boxes than the {num_queries} that the model finds at most, the"
-            f" fullest {max(crowded)}: set num_queries to {wanted}"
+            f"{len(crowded)} image(s) have more boxes than the {limit} that the model finds at most, the"
+            f" fullest {max(crowded)}: set {setting} to {wanted}"
         )
 
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.data.batch import Batch
 from trainer.data.data_loader import batches
 from trainer.device import Arithmetic
-from trainer.models.detr.criterion import SetCriterion, last_layer
-from trainer.models.detr.model import post_process
+from trainer.models.interface import DetectionModel
 
 
 class Averages:
@@ -43,12 +42,12 @@ class Averages:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module,
+    model: DetectionModel,
     loader: Iterable[Batch],
     device: torch.device,
     category_ids: list[int],
     *,
-    criterion: SetCriterion | None = None,
+    with_losses: bool = False,
     arithmetic: Arithmetic | None = None,
     after_batch: Callable[[], None] = lambda: None,
 ) -> tuple[list[dict[str, Any]], Averages]:
@@ -59,13 +58,13 @@ def predict(
         loader: of `Batch`.
         device: where the model is.
         category_ids: the COCO file's id for each label; detections of a label with -1 are left out.
-        criterion: to measure the losses as well.
+        with_losses: measure the losses as well.
         arithmetic: of the network; None for single precision.
         after_batch: called after each batch. What it raises ends the pass.
 
     Returns:
-        A COCO results list with boxes [x, y, w, h] in px of the original images, and with a criterion the
-        averages over images of its figures, named as in `Learner.step`.
+        A COCO results list with boxes [x, y, w, h] in px of the original images, and the averages
+        over images of the model's `figures`, if they were wanted and the model can tell them in evaluation mode.
     """
     model.eval()
     arithmetic = arithmetic or Arithmetic("fp32", device.type)
@@ -75,15 +74,14 @@ def predict(
         batch = cpu_batch.to(device)
         with arithmetic.autocast():
             outputs = model(batch.images, batch.padding_mask)
-        if criterion is not None:
-            # Every process validates on images of its own, in its own time.
-            alone = criterion.normalizers(batch.targets, outputs["pred_logits"].shape[1], everywhere=False)
-            losses = criterion(outputs, batch.targets, alone)
-            figures = {"loss": criterion.weighted(losses), **last_layer(losses)}
-            values = torch.stack([value.float() for value in figures.values()]).tolist()
-            averages.add(dict(zip(figures, values, strict=True)), len(batch.images))
+        if with_losses:
+            # Every process validates on images of its own, in its own time: its normalizers are not shared.
+            figures = model.losses(outputs, batch.targets, model.normalizers(batch.targets))
+            if figures:
+                values = torch.stack([value.float() for value in figures.values()]).tolist()
+                averages.add(dict(zip(figures, values, strict=True)), len(batch.images))
         sizes = torch.stack([target["orig_size"] for target in cpu_batch.targets])
-        for target, found in zip(cpu_batch.targets, post_process(outputs, sizes.to(device)), strict=True):
+        for target, found in zip(cpu_batch.targets, model.detections(outputs, sizes.to(device)), strict=True):
             rows.extend(_coco_rows(int(target["image_id"]), found, category_ids))
         after_batch()
     return rows, averages

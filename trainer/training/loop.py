@@ -16,8 +16,6 @@ from trainer.device import Arithmetic
 from trainer.errors import TrainerError
 from trainer.evaluation.coco_metrics import coco_metrics
 from trainer.evaluation.predict import Averages, predict
-from trainer.models.detr.criterion import SetCriterion
-from trainer.models.detr.matcher import HungarianMatcher
 from trainer.training.early_stopping import follow, is_best
 from trainer.training.metric_log import Journal
 from trainer.training.optimizer import rate_factor, set_rates
@@ -39,17 +37,8 @@ def run_epochs(
 ) -> None:
     """The epochs that are still to come."""
     config, position, processes = state.config, state.position, state.processes
-    criterion = SetCriterion(
-        len(state.categories),
-        HungarianMatcher(config.set_cost_class, config.set_cost_bbox, config.set_cost_giou),
-        ce_loss_coef=config.ce_loss_coef,
-        bbox_loss_coef=config.bbox_loss_coef,
-        giou_loss_coef=config.giou_loss_coef,
-        eos_coef=config.eos_coef,
-    ).to(device)
     learner = Learner(
         processes.wrap(state.model, device),
-        criterion,
         state.optimizer,
         device,
         config.clip_max_norm,
@@ -68,8 +57,8 @@ def run_epochs(
     )
     loader = train_loader(train_set, sampler, workers)
     val_loader = eval_loader(val_set, config.batch_size, workers, **ranks)
-    journal = Journal(config.output_dir, position.epoch, position.step) if processes.leads else None
-    progress = Progress(lambda: state.end_epoch, len(sampler), config.log_seconds, bar=processes.leads)
+    journal = Journal(config.output_dir, position.epoch, position.step) if processes.is_main else None
+    progress = Progress(lambda: state.end_epoch, len(sampler), config.log_seconds, bar=processes.is_main)
     clock = _Clock()
 
     def before_step() -> None:
@@ -83,7 +72,7 @@ def run_epochs(
         position.step += 1
         position.step_in_epoch += 1
         if state.average is not None:
-            state.average.update(state.model, position.step)
+            state.average.update_parameters(state.model)
         position.train_seconds += clock.lap(position)
         progress.step(position.epoch, position.step_in_epoch, figures["loss"])
         if stop:
@@ -92,12 +81,12 @@ def run_epochs(
     def leave() -> None:
         clock.lap(position)
         state.save_last()
-        _log.info("asked to stop; %s has everything to go on", state.last_path)
+        _log.info("asked to stop; the run resumes from %s", state.last_path)
         raise SystemExit(143)
 
     def leave_if_asked() -> None:
         # Between steps the processes are apart: together they leave at the next one.
-        if interrupt.wanted and not processes.many:
+        if interrupt.stop_requested and not processes.many:
             leave()
 
     with progress, contextlib.closing(journal) if journal is not None else contextlib.nullcontext():
@@ -106,13 +95,17 @@ def run_epochs(
             sampler.epoch, sampler.first_batch = position.epoch, position.step_in_epoch
             try:
                 train_one_epoch(
-                    learner, loader, before_step=before_step, after_step=after_step, wish=lambda: interrupt.wanted
+                    learner,
+                    loader,
+                    before_step=before_step,
+                    after_step=after_step,
+                    stop_requested=lambda: interrupt.stop_requested,
                 )
             except TrainerError as error:
                 raise TrainerError(f"epoch {position.epoch + 1}, step {position.step_in_epoch + 1}: {error}") from None
             validation = None
             if (position.epoch + 1) % config.eval_every == 0 or position.epoch + 1 == state.end_epoch:
-                validation = _validate(state, criterion, val_set, val_loader, device, arithmetic, leave_if_asked)
+                validation = _validate(state, val_set, val_loader, device, arithmetic, leave_if_asked)
             clock.lap(position)
             _end_epoch(state, journal, progress, validation)
 
@@ -133,7 +126,6 @@ class _Clock:
 
 def _validate(
     state: RunState,
-    criterion: SetCriterion,
     val_set: CocoDetection,
     loader: Any,
     device: torch.device,
@@ -145,11 +137,11 @@ def _validate(
         return None
     category_ids = [category.id for category in state.categories]
     rows, losses = predict(
-        state.usable,
+        state.eval_model,
         loader,
         device,
         category_ids,
-        criterion=criterion,
+        with_losses=True,
         arithmetic=arithmetic,
         after_batch=leave_if_asked,
     )
@@ -161,8 +153,7 @@ def _validate(
         averages.load_state_dict(figures)
         means.add(averages.means(), averages.weight)
     metrics, _ = coco_metrics(val_set.coco, predictions)
-    kept = {name: means.means()[name] for name in ("loss", "loss_ce", "loss_bbox", "loss_giou")}
-    return {**kept, **metrics}
+    return {**means.means(), **metrics}
 
 
 def _end_epoch(
@@ -171,7 +162,7 @@ def _end_epoch(
     """Counts the epoch, then writes checkpoints, log and a line to read."""
     config, position = state.config, state.position
     means, images, steps = state.averages.means(), int(state.averages.weight), position.step_in_epoch
-    seconds, rates = position.epoch_seconds, [group["lr"] for group in state.optimizer.param_groups]
+    seconds, factor = position.epoch_seconds, _rate_factor(state.optimizer)
     position.epoch += 1
     position.step_in_epoch, position.epoch_seconds = 0, 0.0
     state.averages.load_state_dict({"sums": {}, "weight": 0.0})
@@ -186,8 +177,8 @@ def _end_epoch(
     row = {
         "epoch": position.epoch,
         "step": position.step,
-        "lr": rates[0],
-        "lr_backbone": rates[1],
+        "lr": config.lr * factor,
+        "lr_backbone": config.lr_backbone * factor,
         "train": means,
         "val": validation,
         "seconds": seconds,
@@ -208,3 +199,8 @@ def _end_epoch(
         row["seconds_per_step"],
         in_words(progress.left(position.epoch, 0)),
     )
+
+
+def _rate_factor(optimizer: torch.optim.Optimizer) -> float:
+    """What the last step multiplied the learning rates by."""
+    return float(next(group["lr"] / group["full_lr"] for group in optimizer.param_groups if group["full_lr"]))

@@ -11,14 +11,16 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from trainer.config import SIZES, TrainConfig
+from trainer import checkpoint
+from trainer.config import TrainConfig
 from trainer.data.augmentation import train_transform
 from trainer.data.checks import look_over
 from trainer.data.coco_dataset import CocoDetection, annotation_file
 from trainer.data.transforms import EvalTransform
 from trainer.device import Arithmetic, limit_threads, pick_arithmetic, pick_device
 from trainer.errors import TrainerError
-from trainer.models.detr.model import DETR, build_model
+from trainer.models.interface import DetectionModel
+from trainer.models.registry import family_of, model_info
 from trainer.training.distributed import Processes
 from trainer.training.ema import Average
 from trainer.training.loop import run_epochs
@@ -45,7 +47,7 @@ class TrainResult:
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Trains a DETR, or takes up a run that was cut off, and returns when its last epoch is done.
+    """Trains a detector, or resumes a run that was cut off, and returns when its last epoch is done.
 
     The run lives in `config.output_dir`: `checkpoints/last.pth` and `best.pth`, `log.jsonl`, `train.json`
     and `tensorboard/`. Called again with the same configuration it goes on from `last.pth`, to the same
@@ -61,7 +63,7 @@ def train(config: TrainConfig) -> TrainResult:
     """
     processes = Processes.from_environment()
     device = pick_device(config.device, processes.local_rank)
-    if not processes.leads:
+    if not processes.is_main:
         _log.setLevel(logging.ERROR)
     with Interrupt() as interrupt, processes.connect(device):
         threads = limit_threads(processes.on_this_machine)
@@ -76,7 +78,7 @@ def train(config: TrainConfig) -> TrainResult:
         warnings = look_over(
             train_set,
             val_set,
-            num_queries=config.num_queries,
+            max_objects=_object_limit(config),
             image_size=config.image_size,
             max_size=config.max_size,
         )
@@ -143,7 +145,7 @@ def _facts(train_set: CocoDetection, processes: Processes, device: torch.device)
 
 
 def _say(choices: list[Choice], warnings: list[str]) -> None:
-    """What the recipe chose, and what the data makes one fear, before the first step."""
+    """Logs what the recipe chose and the dataset warnings, before the first step."""
     if choices:
         _log.info("chosen for this dataset (hyperparameters override each; `recipe: paper` all):")
     for choice in choices:
@@ -161,20 +163,19 @@ def _new_state(
     earlier: dict[str, Any] | None,
 ) -> RunState:
     """Model and optimizer as they are before the first step."""
-    model = build_model(
-        config.model,
-        len(train_set.categories),
-        # A run taken up again has its weights, and the file or address of the first ones may be gone by now.
-        config.pretrained if earlier is None else None,
-        class_names=[category.name for category in train_set.categories],
-        num_queries=config.num_queries,
-        dropout=config.dropout,
-        aux_loss=config.aux_loss,
-        frozen_norm=_frozen_norm(config) if earlier is None else earlier["model_config"]["frozen_norm"],
-        sizes={name: getattr(config, name) for name in SIZES},
-    ).to(device)
+    family, class_names = family_of(config.model), [category.name for category in train_set.categories]
+    spec = family.new_spec(config.model, len(class_names), config.family_settings)
+    if earlier is None:
+        model = family.build(spec)
+        if config.pretrained is not None:
+            model.load_pretrained(config.pretrained, class_names)
+    else:
+        # Its weights come from the checkpoint: the first ones may be gone by now, but what they made of the spec stays.
+        _, before = checkpoint.model_in(earlier) or ("", {})
+        model = family.build({**before, **spec})
+    model = model.to(device)
     if processes.many and device.type == "cuda":
-        model = cast(DETR, nn.SyncBatchNorm.convert_sync_batchnorm(model))
+        model = cast(DetectionModel, nn.SyncBatchNorm.convert_sync_batchnorm(model))
     return RunState(
         config,
         train_set.categories,
@@ -186,11 +187,10 @@ def _new_state(
     )
 
 
-def _frozen_norm(config: TrainConfig) -> bool | None:
-    """Normalisation statistics are only worth keeping where somebody has estimated them."""
-    if config.pretrained is None:
-        return False
-    return True if config.pretrained in ("coco", "imagenet") else None
+def _object_limit(config: TrainConfig) -> tuple[str, int] | None:
+    """The setting that limits how many objects are found in an image, and its value."""
+    name = family_of(config.model).max_objects
+    return None if name is None else (name, int(getattr(config, name)))
 
 
 def _finish(
@@ -202,9 +202,10 @@ def _finish(
     choices: list[Choice],
 ) -> TrainResult:
     """Writes train.json and says how it went."""
-    config, position = state.config, state.position
+    config, position, limit = state.config, state.position, _object_limit(state.config)
     summary = {
         "model": config.model,
+        "model_note": model_info(config.model).note,
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "classes": [category.name for category in state.categories],
         "category_ids": [category.id for category in state.categories],
@@ -220,12 +221,14 @@ def _finish(
         "seconds_per_step": position.train_seconds / max(1, position.step),
         "device": str(device),
         "precision": arithmetic.name,
+        "figures": list(state.model.figures),
+        "object_limit": None if limit is None else dict(zip(("setting", "value"), limit, strict=True)),
         "processes": state.processes.size,
         "config": config.model_dump(mode="json"),
         "recipe": [choice.as_row() for choice in choices],
         "warnings": position.warnings,
     }
-    if state.processes.leads:
+    if state.processes.is_main:
         (config.output_dir / "train.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _log.info(
         "done: %d epochs in %s, best AP %s in epoch %d",

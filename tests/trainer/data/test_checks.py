@@ -55,7 +55,7 @@ def lines_of(folder: Path, *, num_queries: int = 10, image_size: int = 120, max_
     transform = EvalTransform(image_size, max_size)
     train = CocoDetection(annotation_file(folder, "train"), transform)
     val = CocoDetection(annotation_file(folder, "val"), transform, label_of=train.label_of)
-    return look_over(train, val, num_queries=num_queries, image_size=image_size, max_size=max_size)
+    return look_over(train, val, max_objects=("num_queries", num_queries), image_size=image_size, max_size=max_size)
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torchvision.ops import box_convert
 
 from tests.trainer.drawing import CATEGORIES, write_annotations
 from trainer.data.augmentation import train_transform
 from trainer.data.coco_dataset import CocoDetection
 from trainer.data.transforms import EvalTransform
 from trainer.errors import TrainerError
-from trainer.models.box_ops import cxcywh_to_xyxy
 
 KEEP = EvalTransform(64, 64)
 
@@ -65,7 +65,7 @@ def test_boxes_are_cut_at_the_edge_and_empty_ones_go(tmp_path: Path):
     path = one_image(tmp_path, [[-8, 40, 24, 100], [10, 10, 0, 5], [70, 10, 5, 5], [10, 10, 5, -3]])
     boxes = CocoDetection(path, KEEP)[0][1]["boxes"]
     assert boxes.shape == (1, 4)
-    corners = cxcywh_to_xyxy(boxes[0]) * torch.tensor([64.0, 48, 64, 48])
+    corners = box_convert(boxes[0], "cxcywh", "xyxy") * torch.tensor([64.0, 48, 64, 48])
     assert corners.tolist() == pytest.approx([0, 40, 16, 48], abs=1e-4)
 
 

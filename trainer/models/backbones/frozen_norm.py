@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import FrozenBatchNorm2d
 
-_EPS = 1e-5
 
+def freeze_norms(module: nn.Module) -> None:
+    """Replaces each batch normalisation in a module by one with fixed statistics and a fixed affine map.
 
-class FrozenBatchNorm2d(nn.Module):
-    """Batch normalisation with fixed statistics and a fixed affine map, all four of them buffers.
-
-    DETR trains with a few large images a device, too few to estimate statistics from (section 4).
+    DETR trains with a few large images per device, too few to estimate statistics from (section 4).
     """
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm2d(child.num_features, child.eps)
+            frozen.load_state_dict(child.state_dict())
+            setattr(module, name, frozen)
+        else:
+            freeze_norms(child)
 
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # A trained BatchNorm2d counts its batches; a frozen one has no use for the count.
-        state_dict.pop(prefix + "num_batches_tracked", None)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """The map as a factor and a summand for each channel, two tensors `[C]`."""
-        scale = self.weight * (self.running_var + _EPS).rsqrt()
-        return scale, self.bias - self.running_mean * scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps `[B, C, h, w]` to `[B, C, h, w]`."""
-        scale, shift = self.scale_and_shift()
-        return x * scale[:, None, None] + shift[:, None, None]
+def scale_and_shift(norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
+    """A frozen normalisation's map as a factor and a summand for each channel, two tensors `[C]`."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
 
 
 def convolve(x: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
@@ -54,7 +38,7 @@ def convolve(x: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         return cast(Tensor, norm(convolution(x)))
-    scale, shift = norm.scale_and_shift()
+    scale, shift = scale_and_shift(norm)
     weight = convolution.weight * scale[:, None, None, None]
     return functional.conv2d(
         x,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from trainer.models.backbones.frozen_norm import FrozenBatchNorm2d, convolve, mask_of
+from trainer.models.backbones.frozen_norm import convolve, freeze_norms, mask_of
 
 _STEM = ("conv1", "bn1", "layer1")
 
@@ -48,7 +48,7 @@ _RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 class Body(nn.Sequential):
     """The modules of a ResNet up to and including one stage, under torchvision's names."""
 
-    def __init__(self, name: str, last_layer: str, dilated: bool, frozen_norm: bool) -> None:
+    def __init__(self, name: str, last_layer: str, dilated: bool) -> None:
         """Takes what `Backbone` takes."""
         super().__init__()
         block, depths = _RESNETS[name]
@@ -56,7 +56,6 @@ class Body(nn.Sequential):
             block,
             depths,
             replace_stride_with_dilation=[False, False, dilated],
-            norm_layer=FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d,
         )
         for stage, module in whole.named_children():
             self.add_module(stage, module)
@@ -82,16 +81,20 @@ class Backbone(nn.Module):
             name: of a ResNet, such as "resnet50".
             last_layer: the stage to stop after, "layer1" to "layer4".
             dilated: replace the stride of "layer4" with dilation.
-            frozen_norm: use `FrozenBatchNorm2d`, and leave the stem and "layer1" untrained as the authors
-                do; otherwise batch normalisation and every convolution train.
+            frozen_norm: as after `freeze_norm`; otherwise batch normalisation and every convolution train.
         """
         super().__init__()
-        self.body = Body(name, last_layer, dilated, frozen_norm)
+        self.body = Body(name, last_layer, dilated)
         if frozen_norm:
-            for stage in _STEM:
-                self.body.get_submodule(stage).requires_grad_(False)
+            self.freeze_norm()
         convolutions = [m for m in self.body.get_submodule(last_layer).modules() if isinstance(m, nn.Conv2d)]
         self.num_channels = max(convolution.out_channels for convolution in convolutions)
+
+    def freeze_norm(self) -> None:
+        """Keeps batch normalisation, the stem and "layer1" as they are, as the authors do with pretrained weights."""
+        freeze_norms(self.body)
+        for stage in _STEM:
+            self.body.get_submodule(stage).requires_grad_(False)
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Features and the mask at their resolution.
