@@ -1,4 +1,4 @@
-"""What a validation means for the rest of the run: go on, lower the rates early, stop, or warn."""
+"""What a validation means for the rest of the run: continue, lower the rates early, stop, or warn."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def settle(
     Args:
         config: whose `model_fields_set` are left as they are.
         facts: of the dataset and the device.
-        before: the settings of the run that goes on. What was chosen then stays, though the pod may have moved to
+        before: the settings of the run that is resumed. What was chosen then stays, though the pod may have moved to
             another GPU: half of an epoch in batches of four is not half of one in batches of eight.
 
     Returns:

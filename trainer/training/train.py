@@ -50,7 +50,7 @@ def train(config: TrainConfig) -> TrainResult:
     """Trains a detector, or resumes a run that was cut off, and returns when its last epoch is done.
 
     The run lives in `config.output_dir`: `checkpoints/last.pth` and `best.pth`, `log.jsonl`, `train.json`
-    and `tensorboard/`. Called again with the same configuration it goes on from `last.pth`, to the same
+    and `tensorboard/`. Called again with the same configuration it resumes from `last.pth`, to the same
     weights (on a CPU, to the bit) as a run that was never cut off; a finished run returns at once.
 
     Args:

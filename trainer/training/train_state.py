@@ -1,4 +1,4 @@
-"""Everything that a run cut off at any step needs to go on as if nothing had happened."""
+"""Everything that a run cut off at any step needs to resume as if nothing had happened."""
 
 from __future__ import annotations
 
