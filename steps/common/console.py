@@ -22,7 +22,9 @@ def run_app(app: typer.Typer, *mistakes: type[Exception]) -> int:
         0; 2 for a mistake of the user's; 130 after Ctrl-C; what `typer.Exit` carries.
     """
     try:
-        status = app(standalone_mode=False)
+        # Asked for nothing, Typer would raise an error that has the help as its message.
+        arguments = sys.argv[1:] or (["--help"] if app.info.no_args_is_help is True else [])
+        status = app(args=arguments, standalone_mode=False)
     except mistakes as error:
         return fail(str(error))
     except typer.TyperException as error:

@@ -37,6 +37,8 @@ class Reader(Protocol):
 READERS: tuple[Reader, ...] = (coco, datumaro_json, cvat_xml, voc, labelme, yolo, tfrecord, mot)
 """Where a dump shows several formats, the first is taken: those that hold more come first."""
 TAGS = tuple(reader.TAG for reader in READERS)
+FORMER_TAGS = {"cvat_images": cvat_xml.TAG}
+"""What else is taken as a format's name: CVAT has no such tag, but earlier templates do."""
 
 
 def check_tag(dump_format: str) -> str:
@@ -45,7 +47,7 @@ def check_tag(dump_format: str) -> str:
     Raises:
         StepError: it means none.
     """
-    wanted = _plain(dump_format)
+    wanted = _plain(FORMER_TAGS.get(dump_format, dump_format))
     for reader in READERS:
         if wanted in (_plain(reader.TAG), _plain(reader.TAG.removeprefix("cvat_")), _plain(reader.TITLE)):
             return reader.TAG

@@ -22,7 +22,7 @@ from steps.formats.objects import add_object, skip
 from steps.formats.shapes import Box, around_ellipse, around_polygons, around_rle, around_rotated
 from steps.formats.xml import Node
 
-TAG = "cvat_images"
+TAG = "cvat"
 TITLE = "CVAT 1.1"
 
 _FRAME = re.compile(r"(?:^|_)frame_(\d+)$")
