@@ -15,7 +15,7 @@ from steps.report import charts, counting, tables, words
 from steps.report.formats import percent
 from steps.report.matching import collect, match
 from steps.report.pictures import choose, picture
-from steps.report.reading import read_list, read_log, read_object, read_optional
+from steps.report.reading import figures_of, read_list, read_log, read_object, read_optional
 
 # jinja2 is imported where it is used: a pod that only moves files has none.
 
@@ -70,7 +70,7 @@ def write_report(dataset_dir: Path, output_dir: Path, *, max_images: int = 24, s
         confusion=tables.confusion_table(counting.confusion(images), classes, names),
         balance=balance and _balance(balance),
         curves=charts.precision_recall_charts(loose, strict, classes, metrics),
-        charts=charts.training_charts(log, facts.best_epoch, facts.measured_on),
+        charts=charts.training_charts(log, figures_of(trained, log), facts.best_epoch, facts.measured_on),
         numbers=tables.number_table(metrics),
         pictures=[
             picture(image, group, dataset_dir, names, score_threshold) for image, group in choose(images, max_images)

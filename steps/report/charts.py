@@ -13,7 +13,7 @@ from typing import Any
 
 from steps.report.counting import RECALLS, Balance, ClassRow
 from steps.report.formats import heading, shown
-from steps.report.reading import series, within
+from steps.report.reading import series
 
 # matplotlib is imported where it draws: a pod that only moves files has none.
 
@@ -29,23 +29,14 @@ _MOST_CLASS_CURVES = 8
 Line = tuple[Sequence[float], Sequence["float | None"], str]
 
 
-LOSSES = {
-    "loss": ("Total loss", "the weighted sum that is minimised"),
-    "loss_ce": ("Class loss", "is it the right class? (cross entropy)"),
-    "loss_bbox": ("Box loss, L1", "how far off are the sides?"),
-    "loss_giou": ("Box loss, GIoU", "how well do the boxes overlap?"),
-}
-"""Titles and notes of losses that are known; another is shown by its name."""
-_MOST_LOSSES = 8
-
-
 def training_charts(
-    log: Sequence[dict[str, Any]], best_epoch: int | None, measured_on: str = "validation"
+    log: Sequence[dict[str, Any]], figures: Sequence[str], best_epoch: int | None, measured_on: str = "validation"
 ) -> list[dict[str, Any]]:
-    """AP, losses and learning rates over the epochs; what was not logged has no chart.
+    """AP, the model's own figures and learning rates over the epochs; what was not logged has no chart.
 
     Args:
-        log: a record per epoch; in `train` and `val` whatever starts with `loss` is a loss.
+        log: a record per epoch.
+        figures: names of what the model reports of its training.
         best_epoch: to be marked.
         measured_on: kind of the images that AP is of.
     """
@@ -80,10 +71,8 @@ def training_charts(
         bounds=(0.0, min(1.02, max(0.1, 1.08 * max(aps, default=0.0)))),
         mark=best_epoch,
     )
-    logged = (each for record in log for part in ("train", "val") for each in within(record, part) or ())
-    losses = dict.fromkeys(name for name in ("loss", *logged) if name.startswith("loss"))
-    for name in list(losses)[:_MOST_LOSSES]:
-        title, note = LOSSES.get(name, (heading(name), ""))
+    for name in figures:
+        title, note = (heading(name), "") if name != "loss" else ("Total loss", "the weighted sum that is minimised")
         add(title, note, both, (("train", name), ("val", name)))
     add(
         "Learning rate",

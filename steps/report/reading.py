@@ -87,3 +87,12 @@ def rows(value: object) -> Iterable[dict[str, Any]]:
 def series(log: Sequence[dict[str, Any]], *keys: str) -> list[float | None]:
     """A value of each epoch."""
     return [number(within(record, *keys)) for record in log]
+
+
+def figures_of(trained: dict[str, Any], log: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of the losses and errors that the model reports, as the trainer gives them, or else as they were logged."""
+    given = trained.get("figures")
+    if isinstance(given, list):
+        return [name for name in given if isinstance(name, str)]
+    logged = [record["train"] for record in log if isinstance(record.get("train"), dict)]
+    return [name for name in (logged[-1] if logged else {}) if name != "grad_norm"]

@@ -238,12 +238,11 @@ def _on_nothing(
             + (f" than {rate:g}" if rate else "")
             + ", and check in the images below that the true boxes lie on the objects."
         )
-    lines.append(_on_start(facts, config))
-    if facts.model == "detr_tiny":
-        lines.append(
-            "detr_tiny is for trying the pipeline on a CPU. For photographs use detr_resnet50, which starts from "
-            "weights trained on COCO."
-        )
+    # Of a model that is not made for photographs.
+    note = str(trained.get("model_note") or "")
+    lines.append(_on_start(facts, config, for_drawings=bool(note)))
+    if note:
+        lines.append(note)
     if facts.train_images is not None and facts.train_images < 100:
         lines.append(_few_images(facts.train_images))
     scores = [image.predictions[0].score for image in images if image.predictions]
@@ -258,7 +257,7 @@ def _on_nothing(
     return lines
 
 
-def _on_start(facts: Facts, config: dict[str, Any]) -> str:
+def _on_start(facts: Facts, config: dict[str, Any], *, for_drawings: bool) -> str:
     """What to expect of the weights that the training started from, after so many epochs."""
     ran = f"; this run had {facts.epochs}." if facts.epochs is not None else "."
     pretrained = config.get("pretrained")
@@ -267,8 +266,8 @@ def _on_start(facts: Facts, config: dict[str, Any]) -> str:
             f"It started from pretrained weights ({pretrained}), where a few epochs usually find something{ran} If "
             "more epochs change nothing, look at the learning rate and at the boxes in the images below."
         )
-    if facts.model == "detr_tiny":
-        return f"It started from random weights, and from there even simple shapes take dozens of epochs{ran}"
+    if for_drawings:
+        return f"It started from random weights, and from there even drawn shapes take dozens of epochs{ran}"
     if pretrained == "imagenet":
         start = "Only its backbone was pretrained (pretrained: imagenet); the rest needs hundreds of epochs"
     elif "pretrained" in config:
@@ -297,11 +296,12 @@ def _on_settings(trained: dict[str, Any], images: Sequence[ValImage]) -> list[st
                 f"{percent(tiny / len(sides))} of the boxes are under {_TINY_SIDE} px wide or high. "
                 "Raise image_size and max_size, or cut the images into tiles."
             )
-    queries = number(within(trained, "config", "num_queries"))
+    limit = number(within(trained, "object_limit", "value"))
     most = max((sum(not box.crowd for box in image.truth) for image in images), default=0)
-    if queries and most > queries:
+    if limit and most > limit:
         lines.append(
-            f"One image has {most} objects, but the model predicts at most {queries:.0f} per image. Raise num_queries."
+            f"One image has {most} objects, but the model can find {limit:.0f} in an image at most. "
+            f"Raise {within(trained, 'object_limit', 'setting')}."
         )
     return lines
 
@@ -334,7 +334,7 @@ def _on_curves(facts: Facts, log: Sequence[dict[str, Any]]) -> list[str]:
         if validated[-1][0] > 1.15 * low and validated[-1][1] - low_epoch >= 0.2 * validated[-1][1]:
             lines.append(
                 f"It overfits: the validation loss was lowest in epoch {low_epoch} and has risen since. "
-                f" Fewer epochs, more augmentation or more images help."
+                "Fewer epochs, more augmentation or more images help."
             )
     if facts.best_epoch and facts.epochs and facts.epochs >= 5 and facts.best_epoch > 0.95 * facts.epochs:
         lines.append("AP was best at the very end of training: training longer may still improve it.")
