@@ -120,9 +120,6 @@ SYS_NODE_POOL = Parameter(
     required=True,
 )
 
-LAPTOP_MODEL = "detr_tiny"
-"""Model that `run` trains unless told otherwise: one that a laptop trains in minutes."""
-
 PARAMETERS = (
     ANNOTATION_PATH,
     OUTPUT_PATH,

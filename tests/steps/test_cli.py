@@ -43,7 +43,7 @@ def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
         [example] = [line for line in done.stdout.splitlines() if line.startswith("    python -m steps ")]
         assert parse(shlex.split(example)[3:])[0] == name
     training = " ".join(screens["train"].stdout.split())
-    assert f"{', '.join(MODELS)}; or a published model: hf:NAME-OR-FOLDER." in training
+    assert f"{', '.join(MODELS)}; or a published one: hf:NAME-OR-FOLDER. auto: by what is there." in training
     assert training.count("[default: (auto)]") == 2
 
 
@@ -145,7 +145,7 @@ class TestParse:
     def test_defaults_are_the_function_s(self) -> None:
         _, arguments = parse(["train", "--dataset-dir", "d", "--output-dir", "o", "--batch-size", "auto"])
         assert arguments["batch_size"] is None
-        assert (arguments["epochs"], arguments["model"]) == (None, "detr_resnet50")
+        assert (arguments["epochs"], arguments["model"]) == (None, "auto")
 
     @pytest.mark.parametrize(
         "value",
