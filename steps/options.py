@@ -10,7 +10,8 @@ from trainer.errors import TrainerError
 from trainer.models.choice import AUTO
 from trainer.models.registry import family_of, model_names, model_patterns
 
-MODELS = (AUTO, *model_names())
+MODELS = model_names()
+MODEL_CHOICES = (AUTO, *MODELS)
 
 
 def choice(names: Sequence[str], **more: Any) -> Any:
@@ -77,7 +78,8 @@ Model = Annotated[
     typer.Option(
         parser=_model,
         metavar="MODEL",
-        help=f"Model: {', '.join(MODELS)}; or a published one: {', '.join(model_patterns())}. auto: by what is there.",
+        help=f"Model: {', '.join(MODEL_CHOICES)}; or a published one: {', '.join(model_patterns())}."
+        " auto: by what is there.",
     ),
 ]
 BatchSize = Annotated[int | None, _or_auto("Images per step. auto: what suits the model and the GPU.")]

@@ -144,7 +144,7 @@ class TrainConfig(BaseModel):
             raise TrainerError(f"hyperparameters: expected a mapping of names to values, got {hyperparameters!r}")
         changes = dict(hyperparameters or {})
         for key in changes:
-            if key in _NOT_FOR_USERS:
+            if key in NOT_FOR_USERS:
                 raise TrainerError(f"hyperparameter '{key}' is set by the program; remove it")
         given = {key: value for key, value in fields.items() if value is not None}
         given = _with_model({**given, **changes})
@@ -160,7 +160,8 @@ def _is_none(pretrained: Any) -> bool:
     return pretrained is None or str(pretrained).strip().lower() in ("", "none", "null", "false")
 
 
-_NOT_FOR_USERS = ("dataset_dir", "output_dir", "images_root", "model_reason")
+NOT_FOR_USERS = ("dataset_dir", "output_dir", "images_root", "model_reason")
+"""Fields that are no hyperparameters: the steps give them, or the program does."""
 _CLASSES: dict[str, type[TrainConfig]] = {}
 
 
@@ -268,7 +269,7 @@ def _in_one_line(error: ValidationError, known: Mapping[str, Any]) -> str:
 
 def _unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
     """A line about a name that is not a field, with the closest that are."""
-    settable = [field for field in known if field not in _NOT_FOR_USERS]
+    settable = [field for field in known if field not in NOT_FOR_USERS]
     close = difflib.get_close_matches(name, settable, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(settable)}"
     return f"unknown {kind} '{name}'; {hint}"
