@@ -59,8 +59,8 @@ def prepare_data(
         The content of `prepare_report.json`.
 
     Raises:
-        StepError: an option cannot be; the dump has no readable annotations, no boxes or few of its images, leads out
-            of its folder, or says things of which no rule tells which is true.
+        StepError: an option is invalid; the dump has no readable annotations, no boxes or too few of its images, points
+            outside its folder, or contradicts itself.
     """
     dataset_dir = Path(dataset_dir).absolute()
     if not 0 <= val_split <= 99:
@@ -86,7 +86,7 @@ def _prepare(
     reader = detect(dataset_dir, dump_format)
     reader.read(dataset_dir, dataset)
     if not dataset.names:
-        raise StepError(f"{dataset} lists no image: dump a task that has some")
+        raise StepError(f"{dataset} lists no images: dump a task that has some")
     _check_exclude(dataset)
     data = clean(dataset, find_images(dataset, there))
     video = likely_video(data, dataset.video)
@@ -165,7 +165,7 @@ def _counts(data: Clean, train: Sequence[int], val: Sequence[int]) -> dict[str, 
 def _log(report: dict[str, Any], findings: Findings) -> None:
     images, boxes = report["images"], report["boxes"]
     log.info(
-        "%d images and %d boxes to train on, %d and %d to validate on; %d images have no box",
+        "%d images and %d boxes to train on, %d and %d to validate on; %d images have no boxes",
         images["train"], boxes["train"], images["val"], boxes["val"], images["without_boxes"],
     )  # fmt: skip
     for name, counts in report["classes"].items():
@@ -174,6 +174,6 @@ def _log(report: dict[str, Any], findings: Findings) -> None:
         if not counts["train"]:
             log.warning("WARNING: class '%s' has no box in the training set: it cannot be learnt", shown)
         elif not counts["val"]:
-            log.warning("WARNING: class '%s' has no box in the validation set: no AP tells how well it is found", shown)
+            log.warning("WARNING: class '%s' has no box in the validation set: its AP cannot be measured", shown)
     for line in findings.lines():
         log.info("  %s", line)

@@ -51,7 +51,7 @@ def check_tag(dump_format: str) -> str:
             return reader.TAG
     if wanted:
         raise StepError(
-            f"--dump-format {printable(dump_format)} is none that is read: give {', '.join(TAGS)}, or nothing"
+            f"--dump-format {printable(dump_format)} is not supported: give {', '.join(TAGS)}, or leave it empty"
         )
     return ""
 
@@ -82,7 +82,7 @@ def detect(root: Path, dump_format: str = "") -> Reader:
         there = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
         listing = f"it holds {', '.join(map(printable, there[:6]))}" if there else "it is empty"
         raise StepError(
-            f"{root} holds no dump in a format that is read ({listing}): dump the task in CVAT as 'COCO 1.0' with its "
+            f"{root} holds no dump in a supported format ({listing}): dump the task in CVAT as 'COCO 1.0' with its "
             f"images, or as one of {', '.join(reader.TITLE for reader in READERS[1:])}"
         )
     reader, files = found[0]

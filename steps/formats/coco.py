@@ -66,14 +66,14 @@ class _File:
     def _document(self) -> dict[str, Any]:
         document = read_document(self.path, lambda flaw: self.findings.note("repaired", flaw, self.name))
         if not isinstance(document, dict):
-            raise StepError(f"{self.path} is not a COCO file: its top level is no object")
+            raise StepError(f"{self.path} is not a COCO file: expected a JSON object at the top level")
         for name in ("images", "annotations", "categories"):
             if not isinstance(entries := document.get(name), list):
                 flaw = "no list" if name in document else "missing"
                 raise StepError(f"{self.path} is not a COCO file: '{name}' is {flaw}")
             if not set(map(type, entries)) <= {dict}:
                 index = next(index for index, entry in enumerate(entries) if not isinstance(entry, dict))
-                raise StepError(f"{self.path}: {name}[{index}] is no object: dump the task again")
+                raise StepError(f"{self.path}: {name}[{index}] is not an object: dump the task again")
         return document
 
     def _categories(self, entries: Sequence[dict[str, Any]]) -> dict[int, int]:
@@ -138,8 +138,8 @@ class _File:
         image, category = self._indices(entries, "image_id", images), self._indices(entries, "category_id", categories)
         plain = (image >= 0) & (category >= 0)
         for what, rows in (
-            ("box of an image that is not listed", image < 0),
-            ("box of a category that is not listed", (image >= 0) & (category < 0)),
+            ("box of an unlisted image", image < 0),
+            ("box of an unlisted category", (image >= 0) & (category < 0)),
         ):
             names = (f"{self.name}: annotations[{index}]" for index in np.flatnonzero(rows))
             self.findings.note_all("dropped", what, names, int(rows.sum()))
@@ -171,7 +171,7 @@ class _File:
         ids = [number for entry in entries if type(number := entry.get("id")) is int]
         if (unique := len(set(ids))) < len(ids):
             repeated = (f"{self.name}: id {number}" for number, count in Counter(ids).items() if count > 1)
-            what = "annotation with the id of another: numbered anew"
+            what = "annotation id used twice, renumbered"
             self.findings.note_all("repaired", what, repeated, len(ids) - unique)
 
     def _is_excluded(self, entry: dict[str, Any], image: int) -> bool:
@@ -179,13 +179,13 @@ class _File:
         return isinstance(attributes, dict) and self.dataset.excludes(attributes, lambda: self.dataset.names[image])
 
     def _odd(self, entry: dict[str, Any], image: int, category: int, crowd: bool, index: int) -> None:
-        """Add the box of an annotation whose `bbox` is no list of four numbers."""
+        """Add the box of an annotation whose `bbox` is not a list of four numbers."""
         box = entry.get("bbox")
         where = f"{self.name}: annotations[{index}]"
         if not box:
             box = _around(entry.get("segmentation"))
             if box is not None:
-                self.findings.note("repaired", "box made around its segmentation", where)
+                self.findings.note("repaired", "box computed from its segmentation", where)
             elif entry.get("keypoints"):
                 self.findings.note("skipped", "points: they have no box", where)
                 return

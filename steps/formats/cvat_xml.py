@@ -44,7 +44,7 @@ def read(root: Path, dataset: Dataset) -> None:
     frames where it is outside have no box.
 
     Raises:
-        StepError: a file cannot be read, a shape lacks a field, or frames cannot be told among the images.
+        StepError: a file cannot be read, a shape lacks a field, or it is unclear which image a frame is.
     """
     paths = recognise(root)
     if not paths:

@@ -15,7 +15,7 @@ from steps.common.errors import StepError
 from steps.dataset.lookup import Stems, files_below, is_image, join
 from steps.dataset.model import Dataset
 from steps.formats import text, xml
-from steps.formats.objects import add_object, skip, turned
+from steps.formats.objects import add_object, rotated, skip
 from steps.formats.shapes import Box, around_points
 from steps.formats.xml import Node
 
@@ -98,7 +98,7 @@ def _read_object(node: Node, image: int, mask_folder: Path, masks: Stems, datase
             skip(dataset, image, "point or line")
             return
         box = around_points(points)
-        box = turned(box, attributes) if box and is_box else box
+        box = rotated(box, attributes) if box and is_box else box
     elif mask is not None:
         box = _around_mask(mask, mask_folder, masks)
     else:
@@ -128,7 +128,7 @@ def _around_mask(node: Node, folder: Path, masks: Stems) -> Box | None:
     if path is None:
         box = node.child("box")
         if box is None:
-            raise StepError(f"{node.where}: <segm> has no <box>, and its mask is not there: dump the task again")
+            raise StepError(f"{node.where}: <segm> has no <box>, and its mask is missing: dump the task again")
         left, top, right, bottom = (box.child_number(edge) for edge in ("xmin", "ymin", "xmax", "ymax"))
         return left, top, right - left, bottom - top
     try:

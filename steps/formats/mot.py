@@ -34,7 +34,7 @@ def read(root: Path, dataset: Dataset) -> None:
     become crowd regions, which are neither trained on nor wrong to find. A class number without a name drops its box.
 
     Raises:
-        StepError: a line has fewer than six fields, or one that is no number.
+        StepError: a line has fewer than six fields, or one that is not a number.
     """
     sequences = recognise(root)
     if not sequences:
@@ -52,7 +52,7 @@ def _read_sequence(path: Path, dataset: Dataset) -> None:
         frame: dataset.image(image.relative_to(root).as_posix(), subset=subset)
         for frame, image in _frames(sequence, dataset).items()
     }
-    dataset.findings.note("lost", "name of an image: MOT holds frame numbers", count=len(images))
+    dataset.findings.note("lost", "image name: MOT holds frame numbers only", count=len(images))
     first_seen: dict[int, int] = {}
     for number, line in text.lines(path):
         where = f"{path}, line {number}"
@@ -74,7 +74,7 @@ def _read_sequence(path: Path, dataset: Dataset) -> None:
             dataset.video |= first_seen.setdefault(track, frame) != frame
         if counts == 0:
             dataset.findings.note(
-                "repaired", "object that does not count, made a crowd region", dataset.names[images[frame]]
+                "repaired", "object marked as ignored, kept as a crowd region", dataset.names[images[frame]]
             )
         category = categories.get(label) if categories else dataset.category(str(label))
         add_object(dataset, images[frame], category, (left, top, width, height), attributes, crowd=counts == 0)
@@ -91,7 +91,7 @@ def _optional(fields: list[str], where: str) -> tuple[float, int, float]:
 def _labels(path: Path, dataset: Dataset) -> dict[int, int]:
     """Categories by their number; none where the dump has no names for them, which is then said."""
     if not path.is_file() or path.is_symlink():
-        dataset.findings.note("lost", "names of the classes, which are called by their numbers", str(path))
+        dataset.findings.note("lost", "class names: classes are called by their numbers", str(path))
         return {}
     content = text.read_text(path).rstrip()
     return {
@@ -102,7 +102,7 @@ def _labels(path: Path, dataset: Dataset) -> dict[int, int]:
 
 
 def _frames(sequence: Path, dataset: Dataset) -> dict[int, Path]:
-    """Images by the number that ends their names, or by their order where these are no frame numbers."""
+    """Images by the number that ends their names, or by their order where these are not frame numbers."""
     folder = sequence / "img1"
     images = files_below(folder if folder.is_dir() and not folder.is_symlink() else sequence, is_image)
     frames: dict[int, Path] = {}

@@ -9,7 +9,7 @@ Box = tuple[float, float, float, float]
 
 
 def around_points(points: Iterable[tuple[float, float]]) -> Box | None:
-    """Give the box around points (x, y); None where there is none, or one is no finite number."""
+    """Give the box around points (x, y); None where there is none, or one is not finite."""
     corners = list(points)
     if not corners or not all(math.isfinite(value) for corner in corners for value in corner):
         return None
@@ -49,7 +49,7 @@ def around_rle(mask: Mapping[str, Any]) -> Box | None:
     """Give the box around a mask in COCO's run-length encoding, without painting it.
 
     `size` is height and width; `counts` are the lengths of runs of 0 and 1 in turn, down the columns, as a list or
-    in COCO's text form (pycocotools, common/maskApi.c: rleFrString, rleToBbox). None: it is no such mask, or empty.
+    in COCO's text form (pycocotools, common/maskApi.c: rleFrString, rleToBbox). None: it is not such a mask, or empty.
     """
     size, counts = mask.get("size"), mask.get("counts")
     if isinstance(counts, str | bytes):

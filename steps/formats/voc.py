@@ -16,7 +16,7 @@ from steps.dataset.lookup import Stems, files_below, is_image, join
 from steps.dataset.model import Dataset
 from steps.dataset.overlap import iou
 from steps.formats import text, voc_masks, xml
-from steps.formats.objects import add_object, skip, turned
+from steps.formats.objects import add_object, rotated, skip
 from steps.formats.shapes import Box
 from steps.formats.xml import Node
 
@@ -91,7 +91,7 @@ class _Masks:
             return
         for label, box in voc_masks.objects(object_mask, class_mask, voc_masks.class_colours(self.label_map)):
             if any(label == written and iou(box, other).item() >= SAME_OBJECT for written, other in boxes):
-                dataset.findings.note("skipped", "mask of an object that has a box", dataset.names[image])
+                dataset.findings.note("skipped", "mask of an object that also has a box", dataset.names[image])
             else:
                 add_object(dataset, image, dataset.category(label) if label else None, box, {}, crowd=False)
 
@@ -157,7 +157,7 @@ def _read_image(
     if own is not None and (not written or jpegs.find(join(folder, written)) is None):
         # Without a usable <filename>, the image is the one that is named as the annotation file is.
         if written:
-            dataset.findings.note("repaired", "image taken by the name of its annotation file", path.name)
+            dataset.findings.note("repaired", "image found by the name of its annotation file", path.name)
         written = own.relative_to(dataset.root / folder).as_posix()
     size = parts.get("size")
     image = dataset.image(
@@ -180,7 +180,7 @@ def _read_object(node: Node, image: int, dataset: Dataset) -> Iterator[tuple[str
             skip(dataset, image, "point")
             continue
         name = element.content("name").strip()
-        box = turned(_box(element), own)
+        box = rotated(_box(element), own)
         add_object(dataset, image, dataset.category(name) if name else None, box, own, crowd=False)
         yield name, box
 

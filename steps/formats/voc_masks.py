@@ -37,10 +37,10 @@ def class_colours(label_map: list[tuple[str, str]]) -> dict[int, str]:
 
 
 def objects(object_mask: Path, class_mask: Path, colours: dict[int, str]) -> list[tuple[str | None, Box]]:
-    """Give the class of each object, None where its colour is no class's, and the box around its pixels.
+    """Give the class of each object, None where its colour belongs to no class, and the box around its pixels.
 
     Raises:
-        StepError: a mask is no readable image, or the two have different sizes.
+        StepError: a mask is not a readable image, or the two have different sizes.
     """
     instances, classes = _colours(object_mask), _colours(class_mask)
     if instances.shape != classes.shape:

@@ -73,7 +73,7 @@ def _read_darknet(folder: Path, dataset: Dataset) -> None:
     config = dict(_settings(here["obj.data"])) if "obj.data" in here else {}
     names = here.get(_base_name(config.get("names", "")), here.get("obj.names"))
     if names is None:
-        raise StepError(f"{folder / 'obj.names'} is not there, so classes have no names: dump the task again")
+        raise StepError(f"{folder / 'obj.names'} is missing, so classes have no names: dump the task again")
     categories = _names(names, dataset)
 
     text_files = files_below(folder, lambda name: name.lower().endswith(".txt"))
@@ -84,7 +84,7 @@ def _read_darknet(folder: Path, dataset: Dataset) -> None:
     for subset, listed in _subsets(config, here):
         if listed is None:
             # The list is gone; the label files tell as much.
-            dataset.findings.note("repaired", "list of images that is not there, taken from its label files", subset)
+            dataset.findings.note("repaired", "missing list of images, taken from its label files", subset)
             images = [
                 path.relative_to(folder).with_suffix("").as_posix()
                 for path in label_files
@@ -97,14 +97,14 @@ def _read_darknet(folder: Path, dataset: Dataset) -> None:
             image = dataset.image(join(place, name), subset=subset)
             label_file = labels.find(join(place, split_suffix(name)[0]))
             if label_file is None:
-                dataset.findings.note("repaired", "image without a label file, taken as one without objects", name)
+                dataset.findings.note("repaired", "image without a label file, taken as having no objects", name)
             elif label_file in used:
-                dataset.findings.note("skipped", "image that is listed twice", name)
+                dataset.findings.note("skipped", "image listed twice", name)
             else:
                 used.add(label_file)
                 _read_labels(label_file, image, categories, dataset)
     unused = [path.relative_to(root).as_posix() for path in label_files if path not in used]
-    dataset.findings.note_all("skipped", "label file of an image that is not listed", unused, len(unused))
+    dataset.findings.note_all("skipped", "label file of an unlisted image", unused, len(unused))
 
 
 def _settings(path: Path) -> Iterator[tuple[str, str]]:
@@ -112,7 +112,7 @@ def _settings(path: Path) -> Iterator[tuple[str, str]]:
         name, equals, value = line.partition("=")
         if not equals:
             raise StepError(
-                f"{path}, line {number}: {text.shown(line)} is no 'name = value': write it so, or dump the task again"
+                f"{path}, line {number}: {text.shown(line)} is not 'name = value': correct it, or dump the task again"
             )
         yield name.strip(), value.strip()
 
@@ -167,7 +167,7 @@ def _read_labels(path: Path, image: int, categories: Mapping[int, int], dataset:
         elif box := around_points(zip(values[::2], values[1::2], strict=True)):
             dataset.box(image, category, *box, relative=True)
         else:
-            dataset.findings.note("dropped", "shape without an extent", dataset.names[image])
+            dataset.findings.note("dropped", "shape of zero size", dataset.names[image])
 
 
 def _read_ultralytics(config: Path, dataset: Dataset) -> None:
@@ -198,7 +198,7 @@ def _read_ultralytics(config: Path, dataset: Dataset) -> None:
         image = dataset.image(join(folder.relative_to(root), listing.absent.get(stem, name)), subset=subset)
         if stem in labels:
             _read_labels(labels[stem], image, categories, dataset, keypoints)
-    dataset.findings.note_all("skipped", "label file of an image that is not listed", unlisted, len(unlisted))
+    dataset.findings.note_all("skipped", "label file of an unlisted image", unlisted, len(unlisted))
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -208,11 +208,11 @@ def _yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "unreadable"
-        raise StepError(f"{path}{line}: not readable YAML ({problem}): mend it, or dump the task again") from None
+        raise StepError(f"{path}{line}: not readable YAML ({problem}): fix it, or dump the task again") from None
     except (RecursionError, ValueError):
-        raise StepError(f"{path}: not readable YAML: mend it, or dump the task again") from None
+        raise StepError(f"{path}: not readable YAML: fix it, or dump the task again") from None
     if not isinstance(document, dict):
-        raise StepError(f"{path} holds no settings 'name: value': dump the task again")
+        raise StepError(f"{path} expected a YAML mapping: dump the task again")
     return document
 
 

@@ -16,7 +16,7 @@ from steps.dataset.model import Dataset
 
 
 def image_files(root: Path) -> list[str]:
-    """Give the paths in `root` of its image files, sorted; hidden ones are none of the dump's."""
+    """Give the paths in `root` of its image files, sorted; hidden ones do not belong to the dump."""
     found: list[str] = []
     pending = [""]
     while pending:
@@ -36,7 +36,7 @@ def image_files(root: Path) -> list[str]:
 
 
 def find_images(dataset: Dataset, there: Sequence[str]) -> list[str | None]:
-    """Give the file in the dataset's folder that each image means, or None where it is not there.
+    """Give the file in the dataset's folder that each image means, or None where it is missing.
 
     The exact places come first: below `images/<subset>`, `images`, and the folder itself. Else it is the file that
     shares the longest tail of folders and name, because exporters write paths of their own machine; upper and lower
@@ -48,7 +48,7 @@ def find_images(dataset: Dataset, there: Sequence[str]) -> list[str | None]:
 
     Raises:
         StepError: a name leads out of the folder or can be several files, two names mean the same file, or more than
-            half of the images are not there.
+            half of the images are missing.
     """
     # Which JSON could not name.
     nameless = [file for file in there if not file.isascii() and not _is_text(file)]
@@ -107,16 +107,16 @@ def _differences(name: str, parts: Sequence[str], file: str) -> list[str]:
     """Say in which ways a name differs from the file that it means."""
     base, tail = file.rpartition("/")[2], file.split("/")[-len(parts) :]
     foreign = name.startswith(("/", "\\")) or name[1:2] == ":"
-    told = ["name that is a path of another machine"] if foreign else []
+    differences = ["name that is a path on another machine"] if foreign else []
     if "\\" in name and not foreign:
-        told.append("name with backslashes")
+        differences.append("name with backslashes")
     if list(parts)[-len(tail) :] == tail or parts[-1] == base:
-        return told
+        return differences
     if _form(parts[-1]) == _form(base):
-        told.append("name in another Unicode form than the file's")
+        differences.append("name whose Unicode form differs from the file's")
     elif _folded(parts[-1]) == _folded(base):
-        told.append("name in other upper and lower case than the file's")
-    return told
+        differences.append("name whose case differs from the file's")
+    return differences
 
 
 class _Tails:
@@ -201,10 +201,8 @@ def _report_absent(dataset: Dataset, found: Sequence[str | None], there: int) ->
     absent = [name for name, file in zip(dataset.names, found, strict=True) if file is None]
     if 2 * len(absent) > len(found):
         remedy = "dump the task again with its images" if there else "tick 'Save images' when dumping"
-        raise StepError(
-            f"{len(absent)} of the {len(found)} images of {dataset} are not there ({some(absent)}): {remedy}"
-        )
-    dataset.findings.note_all("dropped", "image that is listed but not there", absent, len(absent))
+        raise StepError(f"{len(absent)} of the {len(found)} images of {dataset} are missing ({some(absent)}): {remedy}")
+    dataset.findings.note_all("dropped", "image listed but missing", absent, len(absent))
 
 
 def _source(dataset: Dataset, index: int) -> str:

@@ -25,7 +25,7 @@ Sets = tuple[list[int], list[int]]
 def split_images(data: Clean, method: Split, val_split: int, seed: int, findings: Findings) -> Sets:
     """Divide the images by one of `SPLITS`.
 
-    Where an image goes hangs on its own name more than on the others: adding an image moves few.
+    An image's side depends on its own name more than on the others', so that adding an image moves few.
 
     Args:
         data: the images and their boxes.
@@ -97,7 +97,7 @@ def _count(total: int, share: float) -> int:
 
 
 def _labels(data: Clean) -> list[set[int]]:
-    """The classes of each image; crowds are none that is validated on."""
+    """The classes of each image; crowds are not validated on."""
     labels: list[set[int]] = [set() for _ in data.files]
     single = ~data.boxes.crowd
     for image, category in zip(data.boxes.image[single].tolist(), data.boxes.category[single].tolist(), strict=True):

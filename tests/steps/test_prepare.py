@@ -146,7 +146,7 @@ class TestImages:
         for index in range(5):
             (root / "images" / f"000{index}.png").unlink()
         report = prepare_data(root)
-        assert report["dropped"]["image that is listed but not there"] == {
+        assert report["dropped"]["image listed but missing"] == {
             "count": 5,
             "examples": [f"000{index}.png" for index in range(5)],
         }
@@ -186,10 +186,10 @@ class TestAnnotationFile:
             (b"", ["not readable JSON", "line 1, column 1"]),
             (b'{"images": "\xff"}', ["is not UTF-8 text"]),
             (b"[" * 100_000, ["not readable JSON"]),
-            (b"[]", ["its top level is no object"]),
+            (b"[]", ["expected a JSON object at the top level"]),
             (b"{}", ["'images' is missing"]),
             (b'{"images": {}}', ["'images' is no list"]),
-            (b'{"images": [], "annotations": [1], "categories": []}', ["annotations[0] is no object"]),
+            (b'{"images": [], "annotations": [1], "categories": []}', ["annotations[0] is not an object"]),
         ],
     )
     def test_flaw_is_named(self, dump: Path, root: Path, content: bytes, words: list[str]) -> None:
@@ -214,8 +214,8 @@ class TestAnnotationFile:
             (lambda d: d["images"].clear(), ["lists no image"]),
             (lambda d: d["categories"][0].pop("name"), ["categories[0] needs an 'id' and a 'name'"]),
             (lambda d: d["categories"][0].update(id=4), ["'bolt' and 'nut' have the same id 4"]),
-            (lambda d: d["categories"].clear(), ["holds no box", "16 x box of a category that is not listed"]),
-            (lambda d: d["annotations"].clear(), ["holds no box", "annotate some objects"]),
+            (lambda d: d["categories"].clear(), ["has no boxes", "16 x box of an unlisted category"]),
+            (lambda d: d["annotations"].clear(), ["has no boxes", "annotate some objects"]),
         ],
     )
     def test_flaw_of_an_entry_is_named(
@@ -282,10 +282,10 @@ class TestBoxes:
             ({"bbox": [None] * 4}, None, ("dropped", "box that is not four numbers")),
             ({"bbox": [1, 2, 3, "wide"]}, None, ("dropped", "box that is not four numbers")),
             ({"bbox": [1, 2, 10**400, 3]}, None, ("dropped", "box that is not four numbers")),
-            ({"image_id": 9999}, None, ("dropped", "box of an image that is not listed")),
-            ({"category_id": 9999}, None, ("dropped", "box of a category that is not listed")),
-            ({"category_id": None}, None, ("dropped", "box of a category that is not listed")),
-            ({"category_id": [17]}, None, ("dropped", "box of a category that is not listed")),
+            ({"image_id": 9999}, None, ("dropped", "box of an unlisted image")),
+            ({"category_id": 9999}, None, ("dropped", "box of an unlisted category")),
+            ({"category_id": None}, None, ("dropped", "box of an unlisted category")),
+            ({"category_id": [17]}, None, ("dropped", "box of an unlisted category")),
         ],
     )
     def test_rule(

@@ -9,7 +9,7 @@ from tests.steps.formats.dumps import said
 from tests.steps.formats.test_yolo import write
 from tests.steps.refusals import refused
 
-LOST = {"lost": {"name of an image: MOT holds frame numbers": 2}}
+LOST = {"lost": {"image name: MOT holds frame numbers only": 2}}
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_what_does_not_count_is_a_crowd(dump: Path) -> None:
     (dump / "gt/gt.txt").write_text("1,1,10,20,30,40,0,1,1.0\n2,1,10,20,30,40,1,1,1.0\n")
     found = said(mot, dump)
     assert found.dataset.boxes().crowd.tolist() == [True, False]
-    assert found.findings == LOST | {"repaired": {"object that does not count, made a crowd region": 1}}
+    assert found.findings == LOST | {"repaired": {"object marked as ignored, kept as a crowd region": 1}}
 
 
 @pytest.mark.parametrize("names", [("0", "1"), ("000000", "000001"), ("frame_000000", "frame_000001")])
@@ -93,7 +93,7 @@ def test_classes_without_names(dump: Path) -> None:
     (dump / "gt/labels.txt").unlink()
     found = said(mot, dump)
     assert [category.name for category in found.dataset.categories] == ["1", "2"]
-    assert found.findings["lost"]["names of the classes, which are called by their numbers"] == 1
+    assert found.findings["lost"]["class names: classes are called by their numbers"] == 1
 
 
 @pytest.mark.parametrize("label", ["0", "3", "-1", ""])
@@ -101,7 +101,7 @@ def test_class_without_a_name_is_dropped(dump: Path, label: str) -> None:
     (dump / "gt/gt.txt").write_text(f"1,1,1,2,3,4,1,{label},1\n")
     found = said(mot, dump)
     assert len(found.dataset.boxes()) == 0
-    assert found.findings == LOST | {"dropped": {"box of a category that is not listed": 1}}
+    assert found.findings == LOST | {"dropped": {"box of an unlisted category": 1}}
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_mot_keeps_order_and_loses_names(tmp_path: Path) -> None:
     assert list(found.images.values()) == [
         [(label, *(pytest.approx(value) for value in box)) for label, *box in picture.boxes] for picture in PICTURES
     ]
-    assert found.findings == {"lost": {"name of an image: MOT holds frame numbers": 4}}
+    assert found.findings == {"lost": {"image name: MOT holds frame numbers only": 4}}
 
 
 @pytest.mark.parametrize("exporter", [*NAMED, "mot_seq_gt", "coco_instances"])
