@@ -12,7 +12,20 @@ from typing import Protocol
 from steps.common.errors import StepError
 from steps.dataset.findings import printable
 from steps.dataset.model import Dataset
-from steps.formats import coco, cvat_xml, datumaro_json, labelme, mot, tfrecord, voc, yolo
+from steps.formats import (
+    coco,
+    cvat_backup,
+    cvat_xml,
+    datumaro_json,
+    kitti,
+    labelme,
+    mot,
+    open_images,
+    segmentation_mask,
+    tfrecord,
+    voc,
+    yolo,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +47,20 @@ class Reader(Protocol):
         """
 
 
-READERS: tuple[Reader, ...] = (coco, datumaro_json, cvat_xml, voc, labelme, yolo, tfrecord, mot)
+READERS: tuple[Reader, ...] = (
+    coco,
+    datumaro_json,
+    cvat_xml,
+    voc,
+    labelme,
+    yolo,
+    tfrecord,
+    mot,
+    open_images,
+    kitti,
+    segmentation_mask,
+    cvat_backup,
+)
 """Where a dump shows several formats, the first is taken: those that hold more come first."""
 TAGS = tuple(reader.TAG for reader in READERS)
 

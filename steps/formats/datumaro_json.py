@@ -136,7 +136,7 @@ def _polygon(annotation: Mapping[str, Any], attributes: Mapping[str, Any], where
 def _mask(annotation: Mapping[str, Any], attributes: Mapping[str, Any], where: str) -> Box | None:
     rle = annotation.get("rle")
     _demand(isinstance(rle, dict), where, f"'rle' is {text.shown(rle)}")
-    return around_rle(rle)  # type: ignore[arg-type]
+    return around_rle(rle, painted=True)  # type: ignore[arg-type]
 
 
 def _ellipse(annotation: Mapping[str, Any], attributes: Mapping[str, Any], where: str) -> Box:

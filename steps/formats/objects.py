@@ -12,7 +12,14 @@ NO_CATEGORY = "box of an unlisted category"
 
 
 def add_object(
-    dataset: Dataset, image: int, category: int | None, box: Box | None, attributes: Mapping[str, Any], *, crowd: bool
+    dataset: Dataset,
+    image: int,
+    category: int | None,
+    box: Box | None,
+    attributes: Mapping[str, Any],
+    *,
+    crowd: bool = False,
+    relative: bool = False,
 ) -> None:
     """Add the box around an object, or note why there is none."""
     where = dataset.names[image]
@@ -23,7 +30,7 @@ def add_object(
     elif box is None:
         dataset.findings.note("dropped", "shape of zero size", where)
     else:
-        dataset.box(image, category, *box, crowd=crowd, attributes=attributes)
+        dataset.box(image, category, *box, crowd=crowd, relative=relative, attributes=attributes)
 
 
 def skip(dataset: Dataset, image: int, kind: str) -> None:

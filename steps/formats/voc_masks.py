@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steps.common.errors import StepError
-from steps.formats.shapes import Box
+from steps.formats.shapes import Box, around_pixels
 
 _VOID = (224, 224, 192)
 """Colour of the rim between objects in the challenge's own masks."""
@@ -50,11 +50,11 @@ def objects(object_mask: Path, class_mask: Path, colours: dict[int, str]) -> lis
     for colour in np.unique(instances):
         if colour in (0, void):
             continue
-        rows, columns = np.nonzero(instances == colour)
-        values, counts = np.unique(classes[rows, columns], return_counts=True)
-        left, top = int(columns.min()), int(rows.min())
-        box = left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
-        found.append((colours.get(int(values[counts.argmax()])), box))
+        mask = instances == colour
+        values, counts = np.unique(classes[mask], return_counts=True)
+        box = around_pixels(mask)
+        if box is not None:
+            found.append((colours.get(int(values[counts.argmax()])), box))
     return found
 
 

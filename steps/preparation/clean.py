@@ -66,7 +66,9 @@ def clean(dataset: Dataset, found: Sequence[str | None]) -> Clean:
     _drop_duplicates(sieve)
     _drop_of_later_files(sieve)
     if not len(sieve.boxes):
-        raise StepError(f"{dataset} has no boxes{_lost(findings)}: annotate some objects in CVAT")
+        raise StepError(
+            f"{dataset} has no boxes{_lost(findings)}: annotate some objects in CVAT, or dump them in another format"
+        )
     sieve.note("noted", sieve.boxes.crowd, "crowd region (iscrowd): kept as one, not trained on")
     _note_unused(dataset.categories, sieve.boxes, findings)
     return Clean(files, _subsets(dataset, of_row, len(files)), sizes, sieve.by_image(), dataset.categories)
@@ -98,8 +100,13 @@ def _usable(dataset: Dataset, found: Sequence[str | None]) -> tuple[list[str], l
 
 def _lost(findings: Findings) -> str:
     """Say where everything went, in brackets."""
-    dropped = [f"{found['count']} x {what}" for what, found in findings.report()["dropped"].items()]
-    return f" (dropped: {'; '.join(dropped)})" if dropped else ""
+    report = findings.report()
+    went = [
+        f"{action}: " + "; ".join(f"{found['count']} x {what}" for what, found in report[action].items())
+        for action in ("dropped", "skipped")
+        if report[action]
+    ]
+    return f" ({', '.join(went)})" if went else ""
 
 
 def _subsets(dataset: Dataset, of_row: NDArray[np.int64], count: int) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from typing import Literal, get_args
 
 from steps.common.errors import StepError
-from steps.dataset.findings import Findings
+from steps.dataset.findings import Findings, printable
 from steps.preparation.clean import Clean
 from steps.preparation.video import frame_blocks
 
@@ -18,6 +18,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 TRAIN_SUBSETS = {"train", "training"}
 VAL_SUBSETS = {"val", "valid", "validation"}
 TEST_SUBSETS = {"test", "testing"}
+_KNOWN = TRAIN_SUBSETS | VAL_SUBSETS | TEST_SUBSETS
 Sets = tuple[list[int], list[int]]
 """Images that train and images that validate, as numbers of `Clean.files`, ascending."""
 
@@ -78,6 +79,11 @@ def _own_subsets(data: Clean, findings: Findings) -> Sets | None:
     unused = [file for file, name in zip(data.files, names, strict=True) if name in left_out]
     what = "image of the dump's test subset: neither trained nor validated on"
     findings.note_all("skipped", what, unused, len(unused))
+    for other in sorted({subset for subset in data.subsets if subset.lower() not in _KNOWN}):
+        files = [file for file, subset in zip(data.files, data.subsets, strict=True) if subset == other]
+        named = f"the subset '{printable(other)}'" if other else "no subset"
+        log.warning("WARNING: %d images are in %s, beside train and validation: they are trained on", len(files), named)
+        findings.note_all("noted", f"image in {named}, beside train and validation: trained on", files, len(files))
     val = [image for image, name in enumerate(names) if name in held_out]
     return [image for image, name in enumerate(names) if name not in held_out | left_out], val
 

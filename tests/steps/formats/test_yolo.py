@@ -260,7 +260,7 @@ class TestUltralytics:
         [
             ("names: [bolt\ntrain: x", ["line 2: not readable YAML"]),
             ("names: !!python/object/apply:os.system ['true']", ["line 1: not readable YAML"]),
-            ("names: 3", ["'names' is 3, expected a list of the classes"]),
+            ("names: 3", ["'names' is 3, expected the classes as a list"]),
             ("names: [[1]]", ["'names' has the name [1], expected text"]),
             ("names: {one: bolt}", ["a number in 'names' is 'one'"]),
             ("names: " + "[" * 5000, ["not readable YAML"]),
