@@ -19,8 +19,9 @@ help: ## List the targets
 run: $(READY) ## Train on a drawn sample, or on DUMP=path, through the whole workflow on this machine
 	@$(BIN)/python -m pipelines run $(RUN_FLAGS)
 
-test: $(READY) ## Run the tests (under ten minutes)
-	@$(BIN)/python -m pytest -m 'not slow'
+# A process a core: threads of their own would only get in each other's way.
+test: $(READY) ## Run the tests (a few minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist worksteal
 
 test-slow: $(READY) ## Run the tests that train for minutes
 	@$(BIN)/python -m pytest -m slow
