@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from steps.common.errors import StepError
 from steps.dataset.lookup import Stems, files_below, is_image, split_suffix
 from steps.dataset.model import Dataset
 from steps.formats import text
+from steps.formats.mask_image import read_mask
 from steps.formats.objects import add_object, skip
 from steps.formats.shapes import around_pixels
 
@@ -109,11 +109,7 @@ def _is_number(field: str) -> bool:
 
 def _read_mask(path: Path, image: int, categories: Sequence[int | None], dataset: Dataset) -> None:
     """Add the boxes around the objects of a mask that are numbered, and note those that are not."""
-    try:
-        with Image.open(path) as mask:
-            pixels = np.asarray(mask)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise StepError(f"{path} is not readable as a mask ({error}): dump the task again") from None
+    pixels = read_mask(path)
     if pixels.ndim != 2 or pixels.dtype.kind not in "iu":
         raise StepError(f"{path} is not a mask of one channel of whole numbers: dump the task again")
     for value in np.unique(pixels).tolist():

@@ -10,14 +10,12 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from steps.common.errors import StepError
 from steps.dataset.containment import path_parts
 from steps.dataset.lookup import Stems, files_below, is_image, join
 from steps.dataset.model import Dataset
 from steps.formats import text, xml
+from steps.formats.mask_image import read_mask
 from steps.formats.objects import add_object, rotated, skip
 from steps.formats.shapes import Box, around_pixels, around_points
 from steps.formats.xml import Node
@@ -148,9 +146,4 @@ def _around_mask(node: Node, folder: PurePosixPath, masks: Stems) -> Box | None:
             raise StepError(f"{node.where}: <segm> has no <box>, and its mask is missing: dump the task again")
         left, top, right, bottom = (box.child_number(edge) for edge in ("xmin", "ymin", "xmax", "ymax"))
         return left, top, right - left, bottom - top
-    try:
-        with Image.open(path) as mask:
-            pixels = np.asarray(mask.convert("RGB")).max(2) > 0
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise StepError(f"{path} is not readable as a mask ({error}): dump the task again") from None
-    return around_pixels(pixels)
+    return around_pixels(read_mask(path, "RGB").max(2) > 0)

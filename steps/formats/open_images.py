@@ -12,13 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from steps.common.errors import StepError
 from steps.dataset.lookup import Stems, files_below, is_image, join
 from steps.dataset.model import Dataset
 from steps.formats import text
+from steps.formats.mask_image import read_mask
 from steps.formats.objects import add_object
 from steps.formats.shapes import Box, around_pixels
 
@@ -133,10 +131,5 @@ def _around(name: str, where: str, folder: Path, masks: Stems) -> Box | None:
     path = masks.find(join(folder, name))
     if path is None:
         raise StepError(f"{where}: the mask {text.shown(name)} is missing: dump the task again")
-    try:
-        with Image.open(path) as mask:
-            # Pixels of 0 and 1, which a mode of one bit would round to 0.
-            pixels = np.asarray(mask.convert("L")) > 0
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise StepError(f"{path} is not readable as a mask ({error}): dump the task again") from None
-    return around_pixels(pixels)
+    # Pixels of 0 and 1, which a mode of one bit would round to 0.
+    return around_pixels(read_mask(path, "L") > 0)

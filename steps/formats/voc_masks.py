@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from steps.common.errors import StepError
+from steps.formats.mask_image import read_mask
 from steps.formats.shapes import Box, around_pixels
 
 _VOID = (224, 224, 192)
@@ -60,9 +60,5 @@ def objects(object_mask: Path, class_mask: Path, colours: dict[int, str]) -> lis
 
 def _colours(path: Path) -> NDArray[np.int32]:
     """The pixels as 0xRRGGBB `[height, width]`."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"), np.int32)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise StepError(f"{path} is not readable as a mask ({error}): dump the task again") from None
+    pixels = read_mask(path, "RGB").astype(np.int32)
     return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]

@@ -311,6 +311,12 @@ class TestKitti:
     def test_broken_masks_and_colours(self, dump: Path) -> None:
         path = dump / "val/instance/b.png"
         mask(path, {})
+        # The pixels end before they should.
+        content = bytearray(path.read_bytes())
+        content[content.index(b"IDAT") - 1] -= 5
+        path.write_bytes(content)
+        with refused(path, "not readable as a mask (broken PNG file"):
+            said(kitti, dump)
         path.write_text("no image")
         with refused(path, "not readable as a mask"):
             said(kitti, dump)
