@@ -27,9 +27,10 @@ from torchvision.transforms import functional
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from trainer.data.augmentation import PaperTransform  # noqa: E402
 from trainer.data.coco_dataset import CocoDetection  # noqa: E402 - found through the line above
-from trainer.data.data_loader import EpochSampler, batches, train_loader  # noqa: E402
-from trainer.data.transforms import PaperTransform  # noqa: E402
+from trainer.data.data_loader import batches, train_loader  # noqa: E402
+from trainer.data.sampler import EpochSampler  # noqa: E402
 
 OURS, NORMALISED, OFFICIAL = "ours", "ours, normalised here", "as the official code"
 

@@ -33,8 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from trainer.device import limit_threads  # noqa: E402
-from trainer.models.detr.criterion import SetCriterion  # noqa: E402 - found through the line above
-from trainer.models.detr.model import build_model  # noqa: E402
+from trainer.models.detr.model import build  # noqa: E402 - found through the line above
 
 CLASSES, OBJECTS, WARM_UP = 91, 7, 2
 Targets = list[dict[str, Tensor]]
@@ -137,11 +136,12 @@ def batch(options: Namespace, seed: int) -> tuple[Tensor, Tensor, Targets]:
 
 def ours(options: Namespace) -> Contestant:
     """This repository's model and losses."""
-    model = build_model("detr_resnet50", CLASSES, aux_loss=True, frozen_norm=True).to(options.device)
-    criterion = SetCriterion(CLASSES).to(options.device)
+    model = build({"model": "detr_resnet50", "num_classes": CLASSES, "frozen_norm": True}).to(options.device)
+    # Everybody is given the same normalised images: pixels are nobody's advantage.
+    model.normalize = lambda images, mask: images
 
     def loss(images: Tensor, padding: Tensor, targets: Targets) -> Tensor:
-        return criterion.weighted(criterion(model(images, padding), targets))
+        return model.losses(model(images, padding), targets, model.normalizers(targets))["loss"]
 
     return Contestant(model, model, loss)
 

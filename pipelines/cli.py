@@ -1,6 +1,7 @@
 """The workflow's commands."""
 
 import dataclasses
+import importlib.metadata
 import inspect
 import os
 import sys
@@ -13,20 +14,26 @@ from rich.console import Console
 
 from pipelines.errors import PipelineError
 from pipelines.local.executor import StepFailedError, stop_on_sigterm
-from pipelines.manifest.reader import Manifest
-from pipelines.workflow.dag import Options
+from pipelines.manifest.reader import Manifest, read_text
+from pipelines.workflow.compile import manifests
+from pipelines.workflow.contract import MANIFESTS, ONEPANEL_SPEC, WORKFLOW
+from pipelines.workflow.options import Options
+from pipelines.workflow.parameters import EPOCHS, LAPTOP_MODEL, MODEL
 from steps.common.console import run_app
 
 if TYPE_CHECKING:
-    from pipelines.cluster.connect import Cluster
+    from pipelines.cluster.protocol import Cluster
 
-MANIFESTS = Path(__file__).resolve().parent.parent / "manifests"
-WORKFLOW = MANIFESTS / "argo" / "detr-training.workflow.yaml"
-ONEPANEL_SPEC = MANIFESTS / "onepanel" / "detr-training.yaml"
+COLUMNS = 100
+"""Width of the help screens, on a terminal that has as many."""
+
+OUTPUT = MANIFESTS if MANIFESTS.is_dir() else Path("manifests")
+"""Where manifests are written unless told otherwise: over the committed ones, in a checkout of this project."""
 
 app = typer.Typer(
-    name="python -m pipelines",
     help="The training workflow as code: compile it, run it here, send it to a cluster.",
+    epilog="Each command explains itself: cvat-detr run --help. `python -m pipelines` is the same program.",
+    context_settings={"max_content_width": COLUMNS},
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -39,6 +46,31 @@ Overrides = Annotated[
 ]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"cvat-detr {importlib.metadata.version('cvat-detr')}")
+        except importlib.metadata.PackageNotFoundError:
+            print("cvat-detr, not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
+
+
+def _command(name: str, summary: str, *examples: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Add a command, with examples below its help."""
+    # Click fills paragraphs, but for those that begin so.
+    epilog = "\b\n" + "\n".join([f"Example{'s' * (len(examples) > 1)}:", *(f"  {each}" for each in examples)])
+    return app.command(name, short_help=summary, epilog=epilog, context_settings={"max_content_width": COLUMNS})
+
+
 def read_overrides(given: list[str]) -> dict[str, str]:
     """Read `name=value` pairs.
 
@@ -49,18 +81,42 @@ def read_overrides(given: list[str]) -> dict[str, str]:
     for pair in given:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise PipelineError(f"'{pair}' is no parameter: write name=value")
+            raise PipelineError(f"--param '{pair}' is not a parameter: write name=value")
         overrides[name.strip()] = value
     return overrides
 
 
-@app.command("run")
+def _console() -> Console:
+    # Messages of pods and names of files are shown as they are, whatever brackets and colons they hold.
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+@_command(
+    "run",
+    "Run the workflow on this machine.",
+    "cvat-detr run",
+    "cvat-detr run --dump task_7.zip --epochs 50 --model detr_resnet50",
+    "cvat-detr run --dump task_7.zip --param batch-size=4 --param 'hyperparameters=lr: 0.0002'",
+)
 def run_command(
-    dump: Annotated[Path | None, typer.Option(help="A dump, folder or .zip. Not given: a sample is drawn.")] = None,
-    epochs: Annotated[str, typer.Option(help="Short for --param epochs=…")] = "",
-    model: Annotated[str, typer.Option(help="Short for --param model=…")] = "",
+    dump: Annotated[
+        Path | None, typer.Option(help="The dump, a folder or .zip.", show_default="a generated sample")
+    ] = None,
+    epochs: Annotated[
+        str, typer.Option(metavar="N|auto", help=f"{EPOCHS.hint} Short for --param epochs=…", show_default=EPOCHS.value)
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar=f"[{'|'.join(MODEL.options)}]",
+            help="Architecture. Short for --param model=…",
+            show_default=LAPTOP_MODEL,
+        ),
+    ] = "",
     param: Overrides = [],  # noqa: B006 - typer copies it
-    manifest: Annotated[Path, typer.Option(help="The compiled workflow to run.")] = WORKFLOW,
+    manifest: Annotated[
+        Path, typer.Option(help="The compiled workflow to run.", show_default="the committed one")
+    ] = WORKFLOW,
     runs: Annotated[Path, typer.Option(help="Folder in which each run gets a folder of its own.")] = Path("runs"),
 ) -> int:
     """Run the compiled workflow on this machine, against an S3 server of its own."""
@@ -68,9 +124,8 @@ def run_command(
 
     stop_on_sigterm()
     short = {name: value for name, value in (("epochs", epochs), ("model", model)) if value}
-    console = Console(soft_wrap=False)
     try:
-        run_locally(manifest, dump, {**short, **read_overrides(param)}, runs, console)
+        run_locally(manifest, dump, {**short, **read_overrides(param)}, runs, _console())
     except StepFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -83,7 +138,8 @@ def _takes(options: type) -> Callable[[Callable[..., int]], Callable[..., int]]:
     def add(command: Callable[..., int]) -> Callable[..., int]:
         own = [each for each in inspect.signature(command).parameters.values() if each.kind is not each.VAR_KEYWORD]
         for each in dataclasses.fields(options):
-            hint = Annotated[each.type, typer.Option(help=each.metadata["help"])]  # type: ignore[name-defined]
+            option = typer.Option(help=each.metadata["help"], show_default=each.metadata["empty"] or True)
+            hint = Annotated[each.type, option]  # type: ignore[name-defined]
             own.append(
                 inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hint)
             )
@@ -94,14 +150,18 @@ def _takes(options: type) -> Callable[[Callable[..., int]], Callable[..., int]]:
     return add
 
 
-@app.command("compile")
+@_command(
+    "compile",
+    "Write the manifests.",
+    "cvat-detr compile --output mine --volume-size 100Gi",
+    "cvat-detr compile --output mine --image registry.example.com/team/cvat-detr:1",
+)
 @_takes(Options)
 def compile_command(
-    output: Annotated[Path, typer.Option(help="Folder for the manifests.")] = MANIFESTS, **settings: Any
+    output: Annotated[Path, typer.Option(help="Folder for the manifests.", show_default="manifests/")] = OUTPUT,
+    **settings: Any,
 ) -> int:
-    """Write the manifests: what Onepanel takes, and what Argo does."""
-    from pipelines.workflow.compile import manifests
-
+    """Write the manifests for Onepanel and for Argo Workflows."""
     for relative, text in manifests(Options(**settings)).items():
         path = output / relative
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,17 +170,35 @@ def compile_command(
     return 0
 
 
-Via = Annotated[str, typer.Option(help="auto, argo (ARGO_SERVER, ARGO_TOKEN, …) or kubernetes (KUBECONFIG, …).")]
-Context = Annotated[str, typer.Option(help="Context of the kubeconfig. Empty: the current one.")]
-Namespace = Annotated[str, typer.Option(help="Namespace. Empty: ARGO_NAMESPACE, else the context's, else default.")]
+Via = Annotated[
+    str,
+    typer.Option(
+        metavar="[auto|argo|kubernetes]",
+        help="argo: the server of ARGO_SERVER, with ARGO_TOKEN; kubernetes: KUBECONFIG, or the pod that this runs in; "
+        "auto: the first that is configured.",
+    ),
+]
+Context = Annotated[str, typer.Option(help="Context of the kubeconfig.", show_default="the current one")]
+Namespace = Annotated[
+    str, typer.Option(help="Namespace.", show_default="ARGO_NAMESPACE, else the context's, else 'default'")
+]
 
 
-@app.command("submit")
+@_command(
+    "submit",
+    "Create the workflow on a cluster.",
+    "cvat-detr submit --watch --param cvat-annotation-path=annotation-dump/7/",
+    "cvat-detr submit --from-template detr-training --param epochs=50 --namespace team",
+)
 def submit_command(
     param: Overrides = [],  # noqa: B006 - typer copies it
-    from_template: Annotated[str, typer.Option(help="Refer to this installed WorkflowTemplate.")] = "",
+    from_template: Annotated[
+        str, typer.Option(help="Installed WorkflowTemplate to refer to.", show_default="the manifest is sent")
+    ] = "",
     watch: Annotated[bool, typer.Option("--watch", help="Watch it until it is finished.")] = False,
-    manifest: Annotated[Path, typer.Option(help="The compiled workflow to submit.")] = WORKFLOW,
+    manifest: Annotated[
+        Path, typer.Option(help="The compiled workflow to submit.", show_default="the committed one")
+    ] = WORKFLOW,
     via: Via = "auto",
     context: Context = "",
     namespace: Namespace = "",
@@ -138,64 +216,81 @@ def submit_command(
     return 0
 
 
-@app.command("watch")
+@_command("watch", "Watch a workflow until it is finished.", "cvat-detr watch detr-training-x7k2p --namespace team")
 def watch_command(
     name: Annotated[str, typer.Argument(help="Name of the workflow.")],
     via: Via = "auto",
     context: Context = "",
     namespace: Namespace = "",
 ) -> int:
-    """Watch a workflow until it is finished; the exit status is 0 only when it succeeded."""
+    """Watch a workflow until it is finished; the exit status is 0 only if it succeeded."""
     from pipelines.cluster.connect import connect
 
     return _watch(connect(via, context=context, namespace=namespace), name)
 
 
 def _watch(cluster: "Cluster", name: str) -> int:
-    from pipelines.cluster.submit import watch
+    from pipelines.cluster.watch import watch
 
     try:
-        return 0 if watch(cluster, name, Console()) else 1
+        return 0 if watch(cluster, name, _console()) else 1
     except KeyboardInterrupt:
         again = f"python -m pipelines watch {name} --namespace {cluster.namespace}"
-        print(f"no longer watching; the workflow goes on: {again}", file=sys.stderr)
+        print(f"stopped watching; the workflow keeps running: {again}", file=sys.stderr)
         return 130
 
 
-@app.command("publish")
+@_command(
+    "publish",
+    "Register the template in Onepanel.",
+    "cvat-detr publish",
+    "cvat-detr publish --name cells --manifest mine/onepanel/cells.yaml",
+)
 def publish_command(
     name: Annotated[str, typer.Option(help="Name of the template in Onepanel.")] = "detr-training",
-    manifest: Annotated[Path, typer.Option(help="The compiled spec.")] = ONEPANEL_SPEC,
+    manifest: Annotated[
+        Path, typer.Option(help="The compiled spec.", show_default="the committed one")
+    ] = ONEPANEL_SPEC,
 ) -> int:
-    """Register the template in Onepanel (ONEPANEL_API_URL, ONEPANEL_TOKEN, ONEPANEL_NAMESPACE), labelled for CVAT."""
+    """Register the template in Onepanel, labelled for CVAT.
+
+    Reads ONEPANEL_API_URL, ONEPANEL_NAMESPACE and ONEPANEL_TOKEN; if the token is what `opctl auth token` prints,
+    ONEPANEL_USERNAME too.
+    """
     from pipelines.cluster.onepanel import publish
     from pipelines.manifest.lint import lint
 
     problems = lint(manifest)
     if problems:
-        raise PipelineError(f"{manifest} would be refused: {problems[0]}; `python -m pipelines lint` lists all")
-    uid, version = publish(name, manifest.read_text(encoding="utf-8"), os.environ)
-    print(f"published '{name}' as {uid}, version {version}")
+        raise PipelineError(
+            f"{manifest} would be refused: {problems[0]}; `python -m pipelines lint` lists all problems"
+        )
+    template = publish(name, read_text(manifest), os.environ)
+    if template.changed:
+        print(f"published '{name}' as {template.uid}, version {template.version}")
+    else:
+        print(f"'{name}' is up to date: version {template.version} of {template.uid} is this manifest")
     return 0
 
 
-@app.command("lint")
+@_command("lint", "Check manifests.", "cvat-detr lint", "cvat-detr lint mine/onepanel/detr-training.yaml")
 def lint_command(
-    files: Annotated[list[Path] | None, typer.Argument(help="Manifests. Not given: the committed ones.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Manifests.", show_default="the committed ones")] = None,
 ) -> int:
-    """Check manifests as Argo and Onepanel will, and with `argo lint` where it is installed."""
+    """Check manifests as Argo, Onepanel and Kubernetes will, and with `argo lint` if that is installed."""
     from pipelines.manifest.lint import lint
 
     failed = 0
-    for path in files or sorted(MANIFESTS.rglob("*.yaml")):
+    for path in files or sorted(MANIFESTS / relative for relative in manifests(Options())):
         problems = lint(path)
         for problem in problems:
             print(f"{path}: {problem}", file=sys.stderr)
-        print(f"{path}: {len(problems)} to mend" if problems else f"{path}: ok")
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        print(f"{path}: {count}" if problems else f"{path}: ok")
         failed += bool(problems)
     return 1 if failed else 0
 
 
 def main() -> None:
-    """Run a command: exit 0, 1 when a step failed, 2 with one line when the input is at fault."""
+    """Run a command: exit 0, 1 if a step failed, 2 with one line if the input is at fault."""
     sys.exit(run_app(app, PipelineError))

@@ -1,5 +1,5 @@
-"""Failures that are the user's to mend."""
+"""User errors."""
 
 
 class PipelineError(Exception):
-    """A mistake said in one line, naming the field or file and the remedy."""
+    """A user error: one line that names the file or field and the remedy."""

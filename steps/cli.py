@@ -1,4 +1,4 @@
-"""The steps as commands; every flag comes from the function's signature."""
+"""The steps as commands. Every flag comes from a function's signature."""
 
 import inspect
 import logging
@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from steps.common.console import run_app, usage_error
+from steps.common.console import create_app, run_app, usage_error
 from steps.common.errors import StepError
 from steps.evaluate import evaluate_model
 from steps.fetch import fetch_dump
@@ -24,16 +24,18 @@ STEPS: dict[str, Callable[..., Any]] = {
     "upload": upload_artifacts,
 }
 
-app = typer.Typer(
-    name="python -m steps",
-    help="Run one box of the pipeline.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-)
+EXAMPLES = {
+    "fetch": "fetch --annotation-path task.zip --dataset-dir data",
+    "prepare": "prepare --dataset-dir data --val-split 10",
+    "train": "train --dataset-dir data --output-dir run --hyperparameters 'lr: 0.0002'",
+    "evaluate": "evaluate --dataset-dir data --output-dir run",
+    "upload": "upload --output-dir run --output-path s3://bucket/models/1",
+}
+
+app = create_app("python -m steps", "Run one step of the pipeline.")
 for _name, _function in STEPS.items():
-    app.command(_name, help=sys.modules[_function.__module__].__doc__)(_function)
+    _epilog = f"Example:\n\n\b\n  python -m steps {EXAMPLES[_name]}"
+    app.command(_name, help=sys.modules[_function.__module__].__doc__, epilog=_epilog)(_function)
 
 
 def takes_storage(name: str) -> bool:
@@ -51,7 +53,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
         The step's name and its arguments by name.
 
     Raises:
-        StepError: a flag or a value is none that the step takes.
+        StepError: a flag is unknown or a value is wrong.
     """
     name, *flags = arguments
     group: Any = typer.main.get_command(app)
@@ -65,7 +67,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Run a step: exit 0 when it did its work, 2 with one line when its input is at fault, 1 with a traceback else."""
+    """Run a step. Exit status: 0 on success, 2 with one line on a user error, 1 with a traceback on a defect."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     for noisy in ("boto3", "botocore", "urllib3", "matplotlib", "PIL", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -13,11 +13,6 @@ from steps.report import write_report
 
 log = logging.getLogger(__name__)
 
-COCO_METRICS = (
-    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
-    "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
-)  # fmt: skip
-
 
 def evaluate_model(
     dataset_dir: DatasetDir,
@@ -55,7 +50,7 @@ def evaluate_model(
     except TrainerError as error:
         raise StepError(str(error)) from None
     metrics: dict[str, Any] = {
-        **{name: result.metrics[name] for name in COCO_METRICS},
+        **result.metrics,
         "per_class": result.per_class,
         "images": result.images,
         "boxes": result.boxes,

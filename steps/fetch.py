@@ -1,34 +1,42 @@
-"""Fetch the dump that CVAT left in object storage."""
+"""Fetch a dump from object storage, a folder or a zip archive."""
 
-import difflib
 import logging
+import os
 import shutil
 import time
-import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Annotated
+from typing import Annotated
 
-import orjson
 import typer
 from rich.filesize import decimal
 
 from steps.common.errors import StepError
-from steps.common.files import read_json, replacing, write_json
+from steps.common.progress import progress
 from steps.dataset.containment import refuse_ways_out
-from steps.dataset.findings import printable
-from steps.dataset.layout import MOVED_ASIDE
-from steps.dump.archive import members, refuse_same_names, safe_path
+from steps.dataset.layout import LOST_AND_FOUND
+from steps.dump.journal import Fetched, Journal, version_of
+from steps.dump.source import BucketArchive, BucketFolder, LocalArchive, LocalFolder, Source, locate
+from steps.dump.target import (
+    ARCHIVE,
+    STATE_DIR,
+    empty_scratch,
+    nothing_in_the_way,
+    refuse_full_disk,
+    remove_archive,
+    safe_target,
+    settle,
+)
+from steps.dump.unpack import unpack, unpacked
 from steps.options import Bucket, DatasetDir, Endpoint, Namespace, Region
-from steps.storage.store import RemoteObject, Storage, StorageConfig, has_scheme, open_storage
+from steps.storage.config import StorageConfig
+from steps.storage.store import Storage
+from steps.storage.transfer import RemoteObject
 
 log = logging.getLogger(__name__)
 
-STATE_DIR = ".fetch"
-"""Folder in the dataset's that holds unfinished files, archives, and the journal of what was fetched."""
+NOT_OF_THE_DUMP = (STATE_DIR, LOST_AND_FOUND)
+"""Folders in a dump's that are not copied with it."""
 
 
 def fetch_dump(
@@ -42,7 +50,7 @@ def fetch_dump(
     endpoint: Endpoint = "",
     region: Region = "",
 ) -> Path:
-    """Bring a dump, complete and unpacked, into `dataset_dir`; what is already there whole is kept.
+    """Bring a dump, complete and unpacked, into `dataset_dir`; files that are already there are kept.
 
     A bare path is a key prefix when a bucket is configured. It is tried as given, then under `namespace`:
     Onepanel's CVAT has passed it both ways. Files of an earlier, other dump are removed.
@@ -61,254 +69,91 @@ def fetch_dump(
         raise StepError("--annotation-path is empty: give the dump's key prefix, address, folder or .zip")
     config = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
 
-    local = _local(annotation_path, config)
-    if local is not None and local.is_file():
-        with _nothing_in_the_way(dataset_dir):
-            count, kept, size = _unpack(local, dataset_dir)
-    else:
-        if local is not None:
-            if local.resolve() == dataset_dir.resolve():
-                log.info("the dump is in %s already", dataset_dir)
-                return dataset_dir
-            if dataset_dir.resolve().is_relative_to(local.resolve()):
-                raise StepError(f"--dataset-dir {dataset_dir} lies inside the dump {local}: give a folder outside it")
-            refuse_ways_out(local)
-            annotation_path = local.resolve().as_uri()  # Which quotes what a name may hold; a key is as it is.
-        storage, prefix, objects = _find(annotation_path, namespace, config)
-        archive = _only_archive(objects)
-        with _nothing_in_the_way(dataset_dir):
-            if archive:
-                packed = dataset_dir / STATE_DIR / "dump.zip"
-                _download(storage, [(archive, packed)], dataset_dir)
-                count, kept, size = _unpack(packed, dataset_dir)
-            else:
-                wanted = [(remote, dataset_dir / _relative(remote.key, prefix)) for remote in objects]
-                _settle([path for _, path in wanted], dataset_dir)
-                kept = _download(storage, wanted, dataset_dir)
-                count, size = len(wanted), sum(remote.size for remote in objects)
-        annotation_path = f"{storage.url}/{prefix}"
+    source = locate(annotation_path, namespace, config)
+    if isinstance(source, LocalFolder) and source.path.resolve() == dataset_dir.resolve():
+        log.info("the dump is already in %s", dataset_dir)
+        return dataset_dir
+    with nothing_in_the_way(dataset_dir):
+        fetched = _bring(source, dataset_dir)
     log.info(
-        "%s files (%s) of %s in %s: %s fetched in %.1f s, %s were here already",
-        count, decimal(size), annotation_path, dataset_dir, count - kept, time.monotonic() - started, kept,
+        "%s files (%s) of %s in %s: %s fetched in %.1f s, %s already there",
+        fetched.files, decimal(fetched.size), source, dataset_dir, fetched.files - fetched.kept,
+        time.monotonic() - started, fetched.kept,
     )  # fmt: skip
     return dataset_dir
 
 
-def _local(path: str, config: StorageConfig) -> Path | None:
-    """Give the folder or zip on this machine that `path` names, None when it means object storage."""
-    if has_scheme(path):
-        return None
-    local = Path(path).expanduser()
-    explicit = path.startswith(("/", ".", "~"))
-    if config.bucket and not explicit:
-        return None
-    if local.is_dir() or zipfile.is_zipfile(local):
-        return local
-    if local.is_file():
-        raise StepError(f"{path} is neither a folder nor a zip archive: give the dump as CVAT exported it")
-    if path.startswith(("./", "../", "~")) or (explicit and not config.bucket):
-        raise StepError(f"there is no {path}: give a dump's folder or .zip")
-    return None
+def _bring(source: Source, dataset_dir: Path) -> Fetched:
+    """Bring a dump by the way that its kind asks for."""
+    match source:
+        case LocalFolder(path):
+            return _copy(path, dataset_dir)
+        case LocalArchive(path):
+            return unpacked(version_of(path), dataset_dir) or unpack(path, str(path), version_of(path), dataset_dir)
+        case BucketFolder(storage, prefix, objects):
+            wanted = [(remote, dataset_dir / _name(remote.key, prefix)) for remote in objects]
+            settle([path for _, path in wanted], dataset_dir)
+            remove_archive(dataset_dir)
+            kept = _download(storage, wanted, dataset_dir)
+            return Fetched(len(wanted), kept, sum(remote.size for remote in objects))
+        case BucketArchive(storage, remote):
+            if fetched := unpacked(remote.version, dataset_dir):
+                return fetched
+            archive = dataset_dir / ARCHIVE
+            _download(storage, [(remote, archive)], dataset_dir)
+            return unpack(archive, str(source), remote.version, dataset_dir)
 
 
-def _find(path: str, namespace: str, config: StorageConfig) -> tuple[Storage, str, list[RemoteObject]]:
-    """List the dump's objects under the first of the two prefixes that has any."""
-    storage, key = open_storage(path, config)
-    candidates, namespace = [key], namespace.strip("/ ")
-    if namespace and not has_scheme(path) and not f"{key}/".startswith(f"{namespace}/"):
-        candidates.append(f"{namespace}/{key}")
-    for prefix in candidates:
-        single = storage.head(prefix) if prefix.lower().endswith(".zip") else None
-        objects = [single] if single else storage.list(prefix)
-        if objects:
-            return storage, prefix, objects
-    tried = " nor under ".join(f"{storage.url}/{prefix}" for prefix in candidates)
-    raise StepError(f"nothing lies under {tried}: {_nearest(storage, candidates)}")
-
-
-def _nearest(storage: Storage, prefixes: Sequence[str]) -> str:
-    """Describe the closest existing neighbours of prefixes that hold nothing."""
-    deepest, wanted = "", prefixes[0].split("/")[0]
-    names: Sequence[str] = ()
-    for prefix in prefixes:
-        segments = prefix.split("/")
-        for depth in range(len(segments) - 1, -1, -1):
-            parent = "/".join(segments[:depth])
-            found = storage.children(parent)
-            if found:
-                if not names or depth > len(PurePosixPath(deepest).parts):
-                    deepest, wanted, names = parent, segments[depth], found
-                break
-    if not names:
-        return f"{storage.url} is empty; has CVAT dumped into this bucket?"
-    close = difflib.get_close_matches(wanted, [name.rstrip("/") for name in names], n=3, cutoff=0.5)
-    shown = [name for name in names if name.rstrip("/") in close] or names[:5]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return f"nearest is {'/'.join(filter(None, [storage.url, deepest]))}/ with {', '.join(shown)}{more}"
-
-
-@contextmanager
-def _nothing_in_the_way(dataset_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-        path = error.filename2 or error.filename
-        raise StepError(f"{path} is in the way of the dump's files: empty {dataset_dir}") from None
-
-
-def _only_archive(objects: Sequence[RemoteObject]) -> RemoteObject | None:
-    return objects[0] if len(objects) == 1 and objects[0].key.lower().endswith(".zip") else None
-
-
-def _relative(key: str, prefix: str) -> PurePosixPath:
+def _name(key: str, prefix: str) -> PurePosixPath:
     """Give an object's path in the dataset's folder; refuse keys that would leave it."""
     name = key.removeprefix(prefix).lstrip("/") or PurePosixPath(key).name
-    return _safe(name, f"the object '{key}'")
-
-
-def _safe(name: str, what: str) -> PurePosixPath:
-    path = safe_path(name, what)
-    _refuse_ours(path, what)
-    return path
-
-
-def _refuse_ours(path: PurePosixPath, what: str) -> None:
-    if path.parts[0] == STATE_DIR:
-        raise StepError(f"{what} lies in '{STATE_DIR}', which is the fetch step's own folder: rename it in the dump")
-
-
-def _settle(paths: Sequence[Path], dataset_dir: Path) -> None:
-    """Note which files the dump will have, and remove those of an earlier, other one.
-
-    Raises:
-        StepError: two of the files cannot lie side by side.
-    """
-    files, folders = set(paths), {path.parent for path in paths}
-    if len(files) < len(paths):
-        twice = next(path for path, count in Counter(paths).items() if count > 1)
-        raise StepError(f"two files of the dump would be written to {twice}: rename one")
-    if clash := next((each for folder in folders for each in (folder, *folder.parents) if each in files), None):
-        raise StepError(f"the dump holds {clash} both as a file and as a folder: rename one")
-    listing = dataset_dir / STATE_DIR / "files.json"
-    listed = sorted(path.relative_to(dataset_dir).as_posix() for path in paths)
-    for name in read_json(listing, "the fetch step") if listing.is_file() else []:
-        if dataset_dir / name not in files:
-            (dataset_dir / name).unlink(missing_ok=True)
-            if name in MOVED_ASIDE and MOVED_ASIDE[name] not in listed:
-                (dataset_dir / MOVED_ASIDE[name]).unlink(missing_ok=True)
-    # Written before the first file arrives: whatever a killed run leaves behind is listed.
-    write_json(listing, listed, indent=False)
-
-
-class _Journal:
-    """What was fetched into a folder: a line of JSON an object, written as each one arrives.
-
-    The line holds the file's size and time of change, so that a file altered since is fetched again, and the
-    entity tag, so that an object altered since is.
-    """
-
-    def __init__(self, dataset_dir: Path) -> None:
-        self._root = dataset_dir
-        self._path = dataset_dir / STATE_DIR / "journal.jsonl"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self.entries: dict[str, list[object]] = {}
-        if self._path.is_file():
-            for line in self._path.read_bytes().splitlines():
-                try:
-                    match orjson.loads(line):
-                        case [str(name), *entry]:
-                            self.entries[name] = entry
-                except orjson.JSONDecodeError:
-                    continue  # The line that a killed run was writing.
-        self._file: IO[bytes] | None = None
-
-    def holds(self, remote: RemoteObject, path: Path) -> bool:
-        entry = self.entries.get(self._name(path))
-        return entry is not None and path.is_file() and entry == self._entry(remote, path)
-
-    def add(self, remote: RemoteObject, path: Path) -> None:
-        if self._file is None:
-            self._file = self._path.open("ab")
-            self._file.write(b"\n")  # Ends the line that a killed run left open.
-        name, entry = self._name(path), self._entry(remote, path)
-        self.entries[name] = entry
-        self._file.write(orjson.dumps([name, *entry], option=orjson.OPT_APPEND_NEWLINE))
-
-    def close(self) -> None:
-        """Write the journal anew, without the files that are gone."""
-        if self._file is not None:
-            self._file.close()
-        self.entries = {name: entry for name, entry in self.entries.items() if (self._root / name).is_file()}
-        with replacing(self._path) as temporary:
-            lines = [orjson.dumps([name, *entry]) for name, entry in sorted(self.entries.items())]
-            temporary.write_bytes(b"\n".join([*lines, b""]))
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self._root).as_posix()
-
-    @staticmethod
-    def _entry(remote: RemoteObject, path: Path) -> list[object]:
-        status = path.stat()
-        return [remote.size, remote.etag, status.st_size, status.st_mtime_ns]
+    return safe_target(name, f"the object '{key}'")
 
 
 def _download(storage: Storage, wanted: Sequence[tuple[RemoteObject, Path]], dataset_dir: Path) -> int:
-    """Fetch what is missing; give the number of objects that were here already."""
-    scratch = _empty_scratch(dataset_dir)
-    journal = _Journal(dataset_dir)
-    missing = [(remote, path) for remote, path in wanted if not journal.holds(remote, path)]
-    try:
-        storage.download(missing, scratch, journal.add)
-    finally:
-        journal.close()
+    """Fetch what is missing; give the number of objects that were there already."""
+    scratch = empty_scratch(dataset_dir)
+    with Journal(dataset_dir) as journal:
+        missing = [(remote, path) for remote, path in wanted if not journal.holds(path, remote.version)]
+        refuse_full_disk(sum(remote.size for remote, _ in missing), dataset_dir)
+        storage.download(missing, scratch, lambda remote, path: journal.add(path, remote.version))
     return len(wanted) - len(missing)
 
 
-def _empty_scratch(dataset_dir: Path) -> Path:
-    """Give the folder of unfinished files, without those of a run that was killed."""
-    scratch = dataset_dir / STATE_DIR / "unfinished"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    return scratch
-
-
-def _unpack(archive: Path, dataset_dir: Path) -> tuple[int, int, int]:
-    """Unpack a zip; give how many files it holds, how many were here already, and their bytes."""
-    kept = 0
-    try:
-        with zipfile.ZipFile(archive) as zipped:
-            found = members(archive, zipped)
-            for _, path in found:
-                _refuse_ours(path, f"'{printable(str(path))}' in {archive}")
-            _refuse_full_disk(archive, sum(member.file_size for member, _ in found), dataset_dir)
-            targets = [dataset_dir / path for _, path in found]
-            _settle(targets, dataset_dir)
-            refuse_same_names([path for _, path in found], str(archive), dataset_dir / STATE_DIR)
-            # Where a killed run's leavings are not taken for a part of the dump.
-            unfinished = _empty_scratch(dataset_dir) / "member"
-            for (member, _), target in zip(found, targets, strict=True):
-                if target.is_file() and target.stat().st_size == member.file_size and _crc(target) == member.CRC:
-                    kept += 1
-                    continue
-                with zipped.open(member) as source, unfinished.open("wb") as file:
-                    shutil.copyfileobj(source, file, 1024 * 1024)
+def _copy(folder: Path, dataset_dir: Path) -> Fetched:
+    """Copy a folder on this machine, without what an earlier fetch noted in it."""
+    if dataset_dir.resolve().is_relative_to(folder.resolve()):
+        raise StepError(f"--dataset-dir {dataset_dir} lies inside the dump {folder}: give a folder outside it")
+    refuse_ways_out(folder)
+    files = {name: folder / name for name in _files(folder) if name.parts[0] not in NOT_OF_THE_DUMP}
+    if not files:
+        raise StepError(f"{folder} holds no files: give the folder of a dump")
+    wanted = [(path, dataset_dir / safe_target(str(name), f"'{name}' in {folder}")) for name, path in files.items()]
+    settle([target for _, target in wanted], dataset_dir)
+    remove_archive(dataset_dir)
+    unfinished = empty_scratch(dataset_dir) / "file"
+    with Journal(dataset_dir) as journal:
+        missing = [(path, target) for path, target in wanted if not journal.holds(target, version_of(path))]
+        size = sum(path.stat().st_size for path, _ in missing)
+        refuse_full_disk(size, dataset_dir)
+        with progress(f"copying {len(missing)} files", size) as advance:
+            for path, target in missing:
+                version = version_of(path)
+                shutil.copyfile(path, unfinished)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 unfinished.replace(target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise StepError(f"{archive} is not a readable zip archive ({error}): export the dump again") from None
-    return len(found), kept, sum(member.file_size for member, _ in found)
+                journal.add(target, version)
+                advance(version[0])
+    return Fetched(len(wanted), len(wanted) - len(missing), sum(path.stat().st_size for path in files.values()))
 
 
-def _refuse_full_disk(archive: Path, size: int, dataset_dir: Path) -> None:
-    dataset_dir.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(dataset_dir).free
-    if size > free:
-        raise StepError(f"{archive} needs {decimal(size)} in {dataset_dir}, {decimal(free)} are free: enlarge it")
-
-
-def _crc(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(1024 * 1024):
-            crc = zlib.crc32(block, crc)
-    return crc
+def _files(folder: Path) -> list[PurePosixPath]:
+    """Name the files below a folder, those behind links to folders too."""
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        for name in folders:
+            path = Path(parent, name)
+            if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+                raise StepError(f"{path} is a link to a folder that contains it: remove it")
+        found += [PurePosixPath(os.path.relpath(os.path.join(parent, name), folder)) for name in names]
+    return sorted(found)

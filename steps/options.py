@@ -1,27 +1,23 @@
 """Options that several steps share, declared once."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from trainer.config import MODEL_NAMES as MODELS
 
-DatasetDir = Annotated[Path, typer.Option(help="Folder of the dataset: the dump, then the prepared annotations.")]
-OutputDir = Annotated[Path, typer.Option(help="Folder of what the run makes: checkpoints, logs, metrics, report.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random: split, weights, order.")]
 
-Namespace = Annotated[str, typer.Option(help="Namespace of the workflow; Onepanel keeps its objects under it.")]
-Bucket = Annotated[
-    str, typer.Option(help="Bucket, a name or gs://name, az://name. Empty: Onepanel's, else $S3_BUCKET.")
-]
-Endpoint = Annotated[
-    str,
-    typer.Option(help="Address of the S3 server. Empty: Onepanel's, else $AWS_ENDPOINT_URL_S3, else Amazon's."),
-]
-Region = Annotated[str, typer.Option(help="Region of the bucket. Empty: Onepanel's, else the AWS environment's.")]
+def choice(names: Sequence[str], **more: Any) -> Any:
+    """Declare an option that takes one of `names`; `more` is for `typer.Option`."""
 
-Model = Annotated[str, typer.Option(help=f"Architecture: {', '.join(MODELS)}.")]
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"it is '{value}': give one of {', '.join(names)}")
+        return value
+
+    return typer.Option(parser=check, metavar=f"[{'|'.join(names)}]", **more)
 
 
 def _number_or_auto(value: str | int) -> int | None:
@@ -32,15 +28,37 @@ def _number_or_auto(value: str | int) -> int | None:
     return int(value)
 
 
-BatchSize = Annotated[
-    int | None,
-    typer.Option(parser=_number_or_auto, metavar="N|auto", help="Images a step; auto: what the model and GPU ask for."),
+def _or_auto(text: str) -> Any:
+    """Declare an option that takes a whole number from 1, or `auto`, which is None to the steps."""
+    return typer.Option(parser=_number_or_auto, metavar="N|auto", show_default="auto", help=text)
+
+
+DatasetDir = Annotated[Path, typer.Option(help="Folder of the dataset: the dump, then the prepared annotations.")]
+OutputDir = Annotated[
+    Path, typer.Option(help="Folder of the run's results: checkpoints, logs, metrics and the report.")
 ]
-Epochs = Annotated[
-    int | None,
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="Seed of the split, the initial weights and the order.")
+]
+
+Namespace = Annotated[
+    str, typer.Option(help="Namespace of the workflow: a key that does not exist is looked up under it as well.")
+]
+Bucket = Annotated[
+    str,
     typer.Option(
-        parser=_number_or_auto,
-        metavar="N|auto",
-        help="Times that every training image is seen; auto: by the number of images.",
+        help="Bucket: a name, or an address such as gs://name, az://name or file:///folder.",
+        show_default="Onepanel's, else $S3_BUCKET",
     ),
 ]
+Endpoint = Annotated[
+    str,
+    typer.Option(help="Address of the S3 server.", show_default="Onepanel's, else $AWS_ENDPOINT_URL_S3, else Amazon's"),
+]
+Region = Annotated[
+    str, typer.Option(help="Region of the bucket.", show_default="Onepanel's, else the AWS environment's")
+]
+
+Model = Annotated[str, choice(MODELS, help="Architecture.")]
+BatchSize = Annotated[int | None, _or_auto("Images per step. auto: what suits the model and the GPU.")]
+Epochs = Annotated[int | None, _or_auto("Number of epochs. auto: by the number of training images.")]

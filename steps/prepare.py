@@ -12,8 +12,9 @@ import typer
 
 from steps.common.errors import StepError
 from steps.common.files import replacing, write_json
+from steps.common.messages import printable
 from steps.dataset.containment import refuse_ways_out
-from steps.dataset.findings import Findings, printable
+from steps.dataset.findings import Findings
 from steps.dataset.model import CROWDS, FRAME_ORDERS, Dataset
 from steps.formats import TAGS, check_tag, detect
 from steps.options import DatasetDir, Seed

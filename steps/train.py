@@ -1,4 +1,4 @@
-"""Train a DETR on the prepared data."""
+"""Train a detector on the prepared data."""
 
 import logging
 from pathlib import Path
@@ -8,9 +8,11 @@ import typer
 import yaml
 
 from steps.common.errors import StepError
-from steps.fetch import STATE_DIR
+from steps.dump.target import STATE_DIR
 from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Epochs, Model, Namespace, OutputDir, Region, Seed
-from steps.storage.store import StorageConfig, has_scheme, open_storage
+from steps.storage.address import candidate_keys, has_scheme
+from steps.storage.config import StorageConfig
+from steps.storage.store import open_storage
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ def train_model(
     ] = "",
     checkpoint: Annotated[
         str,
-        typer.Option(help="Checkpoint to go on from: a key in the bucket, an address or a file. Empty: none."),
+        typer.Option(help="Checkpoint to start from: a key in the bucket, an address or a file. Empty: none."),
     ] = "",
     seed: Seed = 0,
     namespace: Namespace = "",
@@ -36,7 +38,7 @@ def train_model(
 ) -> dict[str, Any]:
     """Train, and leave `checkpoints/best.pth`, `checkpoints/last.pth`, `log.jsonl` and `train.json` in `output_dir`.
 
-    A run that was cut off goes on from `last.pth` when called with the same arguments.
+    A run that was cut off resumes from `last.pth` when called with the same arguments.
 
     Returns:
         The content of `train.json`.
@@ -96,15 +98,18 @@ def _parse_hyperparameters(text: str) -> dict[str, Any]:
 
 def _bring_checkpoint(path: str, namespace: str, config: StorageConfig, dataset_dir: Path) -> Path:
     """Give a local file for a checkpoint named as a file, a folder, an address, or a key in the bucket."""
+    from trainer.checkpoint import PLACES, find_checkpoint
+
     local = Path(path).expanduser()
     if not has_scheme(path) and (local.exists() or not config.bucket):
-        return _in_folder(local)
+        if found_here := find_checkpoint(local):
+            return found_here
+        raise StepError(f"--checkpoint {local} is neither a checkpoint nor the folder of a run that made one")
     storage, key = open_storage(path, config)
-    namespace = namespace.strip("/ ")
-    prefixes = [key] if has_scheme(path) or not namespace else [key, f"{namespace}/{key}"]
+    prefixes = candidate_keys(path, key, namespace)
     for prefix in prefixes:
         # CVAT's form offers folders of earlier runs as well as files.
-        for candidate in (prefix, f"{prefix}/checkpoints/best.pth", f"{prefix}/best.pth"):
+        for candidate in (f"{prefix}/{place}".rstrip("/") for place in PLACES):
             if found := storage.head(candidate):
                 target = dataset_dir / STATE_DIR / "checkpoint" / Path(candidate).name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -113,10 +118,3 @@ def _bring_checkpoint(path: str, namespace: str, config: StorageConfig, dataset_
                 return target
     tried = " nor ".join(f"{storage.url}/{prefix}" for prefix in prefixes)
     raise StepError(f"--checkpoint: neither {tried} is a checkpoint or the folder of a run that made one")
-
-
-def _in_folder(path: Path) -> Path:
-    for candidate in (path, path / "checkpoints" / "best.pth", path / "best.pth"):
-        if candidate.is_file():
-            return candidate
-    raise StepError(f"--checkpoint {path} is neither a checkpoint nor the folder of a run that made one")

@@ -12,7 +12,8 @@ from rich.filesize import decimal
 from steps.common.errors import StepError
 from steps.common.files import write_json
 from steps.options import Bucket, Endpoint, OutputDir, Region
-from steps.storage.store import StorageConfig, open_storage
+from steps.storage.config import StorageConfig
+from steps.storage.store import open_storage
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def upload_artifacts(
     if not output_path.strip("/ "):
         raise StepError("--output-path is empty: give the key prefix under which the artifacts shall lie")
     config = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
-    storage, prefix = open_storage(output_path, config)
+    storage, prefix = open_storage(output_path, config, create=True)
 
     uploads = [(path, "/".join(filter(None, [prefix, path.relative_to(output_dir).as_posix()]))) for path in files]
     listed = [{"key": key, "size": path.stat().st_size, "sha256": _sha256(path)} for path, key in uploads]

@@ -12,6 +12,9 @@ import torch
 
 from trainer.errors import TrainerError
 
+PLACES = ("", "checkpoints/best.pth", "best.pth")
+"""Where a checkpoint may lie below the path that a user gives: that of a file, or of a run's folder."""
+
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Writes a checkpoint under a temporary name, flushes it to the disk and renames it into place."""
@@ -46,3 +49,22 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TrainerError(f"checkpoint {path} holds a {type(content).__name__}, not a dict of weights")
     return content
+
+
+def find_checkpoint(path: str | Path) -> Path | None:
+    """The file behind a path to a checkpoint, or to the folder of a run that wrote one; None where neither is."""
+    path = Path(path).expanduser()
+    return next((path / place for place in PLACES if (path / place).is_file()), None)
+
+
+def model_in(content: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The family and the spec of the model whose weights a checkpoint holds; None where it does not say.
+
+    Checkpoints from before there were families are of a DETR, and spell the spec as `model_config`.
+    """
+    if "spec" in content:
+        return content["family"], content["spec"]
+    if "model_config" not in content:
+        return None
+    old = dict(content["model_config"])
+    return "detr", {"model": old.pop("name"), **old.pop("sizes"), **old}

@@ -16,10 +16,12 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 from simpleeval import InvalidExpression, simple_eval
 
 from pipelines.errors import PipelineError
-from pipelines.manifest.reader import STEPS_COMMAND, Manifest, substitute
+from pipelines.manifest.reader import Manifest, substitute
+from pipelines.workflow.contract import STEPS_COMMAND
 
 LINES_SHOWN = 20
 SECONDS_TO_STOP = 10
@@ -27,12 +29,12 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 class StepFailedError(PipelineError):
-    """A box of the workflow ended with something other than success."""
+    """A step of the workflow failed, and its retries too."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A box, ready to run: what Argo would hand to the container, in this machine's words."""
+    """A step, ready to run: what Argo would hand to the container, with this machine's paths."""
 
     name: str
     command: Sequence[str]
@@ -62,7 +64,7 @@ class Run:
 
 
 def plan(manifest: Manifest, overrides: Mapping[str, str], runs: Path) -> Run:
-    """Settle everything that a run needs, before anything is started.
+    """Work out everything that a run needs, before anything is started.
 
     Raises:
         PipelineError: a parameter is unknown, or its value is one that the step would refuse.
@@ -82,9 +84,9 @@ def _task(name: str, template: Mapping[str, Any], values: Mapping[str, str], man
     container = template["container"]
     args = [substitute(argument, values) for argument in container["args"]]
     if args[:3] != STEPS_COMMAND:
-        raise PipelineError(f"{manifest.path}: '{name}' runs {args[:3]}, and only `python -m steps` is run here")
+        raise PipelineError(f"{manifest.path}: '{name}' runs {args[:3]}: only `python -m steps` can be run here")
 
-    # Every pod has a /tmp of its own; claims outlive it. Other volumes are the cluster's affair.
+    # Every pod has a /tmp of its own; claims outlive it. Other volumes exist only on the cluster.
     claims = {claim["metadata"]["name"] for claim in manifest.spec.get("volumeClaimTemplates", [])}
     folders = {
         mount["mountPath"]: folder / mount["name"]
@@ -102,7 +104,7 @@ def _task(name: str, template: Mapping[str, Any], values: Mapping[str, str], man
 
 
 def _local(argument: str, folders: Mapping[str, Path]) -> str:
-    """Give the local path of an argument that is a path in one of the container's volumes."""
+    """Return the local path of an argument that is a path in one of the container's volumes."""
     for mount, folder in folders.items():
         if argument == mount or argument.startswith(f"{mount}/"):
             return f"{folder}{argument.removeprefix(mount)}"
@@ -110,17 +112,17 @@ def _local(argument: str, folders: Mapping[str, Path]) -> str:
 
 
 def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:
-    """Run the boxes one after the other, each as a process of its own.
+    """Run the steps one after the other, each as a process of its own.
 
     Each writes to `logs/NAME.log` in the run's folder; on the console its lines show as they come.
 
     Args:
-        run: what `plan` settled.
-        environment: variables for every box, on top of the manifest's.
+        run: what `plan` returned.
+        environment: variables for every step, on top of the manifest's.
         console: where to show what happens.
 
     Raises:
-        StepFailedError: a box failed, and its retries too. The message names it, its last lines and its log.
+        StepFailedError: a step failed, and its retries too. The message names it, its last lines and its log.
     """
     for task in run.tasks:
         log = run.folder / "logs" / f"{task.name}.log"
@@ -128,7 +130,7 @@ def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:
         (run.folder / "tmp" / task.name).mkdir(parents=True, exist_ok=True)
         run.data.mkdir(exist_ok=True)
         run.output.mkdir(exist_ok=True)
-        # Whoever has credentials of their own in the environment shall not reach their bucket with them.
+        # The user's own credentials in the environment must not reach the user's own bucket.
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
         paths = [str(PROJECT), *filter(None, [inherited.get("PYTHONPATH")])]
         variables = {**inherited, "PYTHONPATH": os.pathsep.join(paths), **task.environment, **environment}
@@ -137,17 +139,21 @@ def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:
             status, last = _attempt(task, variables, log, console)
             seconds = time.monotonic() - started
             if status == 0:
-                console.print(f"[green]✓[/] [bold]{task.name}[/]  {seconds:.1f} s")
+                console.print(_ended("✓", "green", task.name, f"{seconds:.1f} s"))
                 break
-            console.print(f"[red]✗[/] [bold]{task.name}[/]  {seconds:.1f} s, exit status {status}")
+            console.print(_ended("✗", "red", task.name, f"{seconds:.1f} s, exit status {status}"))
             if attempt == int(task.retries.get("limit", 0)) or not _may_retry(task.retries, status, seconds):
                 lines = "\n".join(f"    {line}" for line in last)
                 raise StepFailedError(f"step '{task.name}' failed with exit status {status}\n{lines}\n  its log: {log}")
             console.print(f"  trying again ({attempt + 1} of {task.retries['limit']})")
 
 
+def _ended(mark: str, colour: str, name: str, text: str) -> Text:
+    return Text.assemble((mark, colour), " ", (name, "bold"), f"  {text}")
+
+
 def _may_retry(retries: Mapping[str, Any], status: int, seconds: float) -> bool:
-    """Tell whether the manifest's retry strategy covers a container's failure."""
+    """Return whether the manifest's retry strategy covers a container's failure."""
     if retries.get("retryPolicy", "OnFailure") not in ("Always", "OnFailure"):
         return False  # A process that ended has failed; Argo's "error" is a pod that was lost.
     if "expression" not in retries:
@@ -157,13 +163,15 @@ def _may_retry(retries: Mapping[str, Any], status: int, seconds: float) -> bool:
     try:
         return bool(simple_eval(expression, names={"lastRetry": last}, functions={"asInt": int, "asFloat": float}))
     except InvalidExpression as error:
-        raise PipelineError(f"the retry expression '{retries['expression']}' cannot be read here: {error}") from None
+        raise PipelineError(
+            f"the retry expression '{retries['expression']}' cannot be evaluated here: {error}"
+        ) from None
 
 
 def _attempt(task: Task, environment: Mapping[str, str], log: Path, console: Console) -> tuple[int, list[str]]:
-    """Run a box once; give its exit status and its last lines."""
+    """Run a step once; return its exit status and its last lines."""
     last: deque[str] = deque(maxlen=LINES_SHOWN)
-    columns = (SpinnerColumn(), TextColumn("[bold]{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", style="bold", markup=False), TimeElapsedColumn())
     with (
         log.open("a", encoding="utf-8") as file,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as clock,
@@ -171,13 +179,13 @@ def _attempt(task: Task, environment: Mapping[str, str], log: Path, console: Con
     ):
         clock.add_task(task.name)
         if not console.is_terminal:
-            console.print(f"▶ {task.name}", highlight=False)
+            console.print(Text(f"▶ {task.name}"))
         assert process.stdout is not None
         for line in process.stdout:
             file.write(line)
             file.flush()
             last.append(line.rstrip("\n"))
-            console.print(f"  {line.rstrip()}", style="dim", markup=False, highlight=False, soft_wrap=True)
+            console.print(Text(f"  {line.rstrip()}", style="dim"), soft_wrap=True)
         status = process.wait()
     # A shell, and Kubernetes, say 128 + the number of the signal that ended a process.
     return (status if status >= 0 else 128 - status), list(last)
@@ -185,7 +193,7 @@ def _attempt(task: Task, environment: Mapping[str, str], log: Path, console: Con
 
 @contextlib.contextmanager
 def _process(command: Sequence[str], environment: Mapping[str, str]) -> "Iterator[subprocess.Popen[str]]":
-    """Start a process and see to it that it, and what it started, does not outlive the block."""
+    """Start a process and make sure that neither it nor what it started outlives the block."""
     process = subprocess.Popen(
         command,
         env=dict(environment),

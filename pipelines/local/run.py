@@ -10,21 +10,24 @@ from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from pipelines.errors import PipelineError
 from pipelines.local.executor import Run, execute, plan
 from pipelines.local.s3_server import S3Server, s3_server
 from pipelines.local.sample import draw_sample
 from pipelines.manifest.reader import Manifest
-from pipelines.workflow.parameters import ANNOTATION_PATH, MODEL, OUTPUT_PATH
+from pipelines.workflow.parameters import ANNOTATION_PATH, LAPTOP_MODEL, MODEL, OUTPUT_PATH
 from steps.common.errors import StepError
-from steps.fetch import STATE_DIR, fetch_dump
-from steps.storage.store import BUCKET_VARIABLE, StorageConfig, open_storage
+from steps.dump.target import STATE_DIR
+from steps.fetch import fetch_dump
+from steps.storage.config import BUCKET_VARIABLE, StorageConfig
+from steps.storage.store import open_storage
 
 BUCKET = "cvat-detr"
-# What a laptop trains in minutes; whatever is given in `--param` wins.
-LAPTOP = {MODEL.name: "detr_tiny"}
+# Whatever is given in `--param` wins.
+LAPTOP = {MODEL.name: LAPTOP_MODEL}
 
 
 def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str], runs: Path, console: Console) -> Run:
@@ -42,9 +45,14 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
     """
     started = time.monotonic()
     if ANNOTATION_PATH.name in overrides:
-        raise PipelineError(f"'{ANNOTATION_PATH.name}' is settled by a local run: name the dump with DUMP=path")
+        raise PipelineError(f"'{ANNOTATION_PATH.name}' is set by `run`: name the dump with --dump (make run DUMP=path)")
     if dump is not None and not dump.exists():
-        raise PipelineError(f"there is no dump {dump}: give the folder or .zip that CVAT exported")
+        raise PipelineError(f"{dump} does not exist: give --dump the folder or .zip that CVAT exported")
+    latest = runs / "latest"
+    if latest.is_dir() and not latest.is_symlink():
+        raise PipelineError(
+            f"{latest} is a folder, and `run` keeps a link of that name: rename it, or give other --runs"
+        )
     workflow = Manifest.load(manifest)
     # Where CVAT puts the dump of a namespace's first task: by the task's number, then date and time.
     prefix = f"artifacts/{workflow.namespace}/annotations/1/{time.strftime('%m%d%Y%H%M%S')}/"
@@ -52,10 +60,10 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
     try:
         run.folder.mkdir(parents=True)
     except FileExistsError:
-        raise PipelineError(f"{run.folder} is there already: remove it, or give --runs another folder") from None
-    _point(runs / "latest", run.folder)
+        raise PipelineError(f"{run.folder} exists already: remove it, or give --runs another folder") from None
+    _point(latest, run.folder)
 
-    console.print(f"[bold]{run.name}[/] in {_short(run.folder)}", highlight=False)
+    console.print(Text.assemble((run.name, "bold"), f" in {_short(run.folder)}"))
     with s3_server() as server:
         server.client().create_bucket(Bucket=BUCKET)
         storage = StorageConfig(
@@ -66,8 +74,8 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
         )
         with tempfile.TemporaryDirectory(prefix="dump-") as folder:
             count = _put_dump(dump, Path(folder), prefix, storage)
-        what = f"{dump}" if dump else "a sample that was drawn just now"
-        console.print(f"dump: {what}, {count} files in s3://{BUCKET}/{prefix}", highlight=False, soft_wrap=True)
+        what = f"{dump}" if dump else "a generated sample"
+        console.print(Text(f"dump: {what}, {count} files in s3://{BUCKET}/{prefix}"), soft_wrap=True)
         execute(run, {**server.environment, BUCKET_VARIABLE: BUCKET}, console)
         place = f"{run.namespace}/{run.parameters[OUTPUT_PATH.name]}/{run.name}"
         _show_bucket(server, "".join(f"{part}/" for part in place.split("/") if part), console)
@@ -76,7 +84,7 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
 
 
 def _put_dump(dump: Path | None, folder: Path, prefix: str, storage: StorageConfig) -> int:
-    """Put a dump into the bucket, file by file as CVAT does; give the number of files."""
+    """Put a dump into the bucket, file by file as CVAT does; return the number of files."""
     try:
         if dump is None:
             draw_sample(folder)
@@ -103,18 +111,20 @@ def _point(link: Path, folder: Path) -> None:
 
 def _show_bucket(server: S3Server, prefix: str, console: Console) -> None:
     pages = server.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-    table = Table("size", f"s3://{BUCKET}/{prefix}", title="in the bucket", title_justify="left", box=None)
+    table = Table(
+        "size", Column(Text(f"s3://{BUCKET}/{prefix}")), title="in the bucket", title_justify="left", box=None
+    )
     table.columns[0].justify = "right"
     for page in pages:
         for entry in page.get("Contents", []):
-            table.add_row(decimal(entry["Size"]), entry["Key"].removeprefix(prefix))
+            table.add_row(decimal(entry["Size"]), Text(entry["Key"].removeprefix(prefix)))
     console.print(table)
 
 
 def _show_result(run: Run, seconds: float, console: Console) -> None:
     metrics, training = _read(run.output / "metrics.json"), _read(run.output / "train.json")
     images = _read(run.data / "prepare_report.json")["images"]
-    table = Table("AP", "AP50", "classes", "images", "s a step", "minutes", title=run.name, title_justify="left")
+    table = Table("AP", "AP50", "classes", "images", "s a step", "minutes", title=Text(run.name), title_justify="left")
     table.add_row(
         f"{metrics['AP']:.3f}",
         f"{metrics['AP50']:.3f}",
@@ -124,8 +134,8 @@ def _show_result(run: Run, seconds: float, console: Console) -> None:
         f"{seconds / 60:.1f}",
     )
     console.print(table)
-    console.print(f"report: {_short(run.output / 'report.html')}", highlight=False, soft_wrap=True)
-    console.print(f"model:  {_short(run.output / 'checkpoints' / 'best.pth')}", highlight=False, soft_wrap=True)
+    console.print(Text(f"report: {_short(run.output / 'report.html')}"), soft_wrap=True)
+    console.print(Text(f"model:  {_short(run.output / 'checkpoints' / 'best.pth')}"), soft_wrap=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

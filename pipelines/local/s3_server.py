@@ -1,4 +1,4 @@
-"""An S3 server for the time of a run: SeaweedFS, in a temporary folder, on loopback only."""
+"""An S3 server for one run: SeaweedFS in a temporary folder, on loopback only."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ DISABLED_LISTENERS = ("s3.port.iceberg", "s3.port.lance", "metricsPort")
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server: where it is and who may use it."""
+    """A running server: its address and credentials."""
 
     endpoint: str
     access_key: str
@@ -48,7 +48,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The standard AWS variables that lead here, and nowhere else."""
+        """The standard AWS variables for this server."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -71,7 +71,7 @@ class S3Server:
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """Start a server, give it, and stop it, whatever happens in between.
+    """Run a server for the duration of the block.
 
     Raises:
         PipelineError: SeaweedFS is not installed, or did not start.
@@ -129,7 +129,7 @@ def _start(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], S3Serve
         "-volume.preStopSeconds=0",
     ]
     with (folder / "weed.log").open("wb") as log:
-        # A session of its own: Ctrl-C is for us, and we stop the server when the step has ended.
+        # In a session of its own, so that Ctrl-C does not stop it before the step has ended.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=folder
         )

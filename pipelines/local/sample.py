@@ -1,4 +1,4 @@
-"""A drawn dataset in the layout of CVAT's COCO export, to try the pipeline without data of one's own."""
+"""A generated dataset in the layout of CVAT's COCO export, to try the pipeline without one's own data."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _WITHOUT_OBJECTS = 0.08
 _MOST_OBJECTS = 4
 _SMALLEST, _LARGEST = 14, 44
 _SUPERSAMPLE = 4
-# Degrees on the colour wheel around which the fills of a class lie. Form alone takes a small network long to
-# tell apart; form and colour together are learned within minutes on a laptop.
+# Degrees on the colour wheel around which the fills of a class lie. A small network learns shape alone slowly;
+# shape and colour together, within minutes on a laptop.
 _HUES = {"circle": 0, "square": 120, "triangle": 240}
 _HUE_SPREAD = 35
 
 
 def draw_sample(folder: Path, images: int = SAMPLE_IMAGES, seed: int = 0) -> Path:
-    """Draws circles, squares and triangles on textured ground, with exact boxes around them.
+    """Draw circles, squares and triangles on a textured background, with exact boxes around them.
 
     Args:
         folder: receives `images/*.jpg` and `annotations/instances_default.json`, the files that CVAT's
@@ -168,7 +168,7 @@ def _fill(shape: str, rng: random.Random) -> tuple[int, int, int]:
 
 
 def _paint(picture: Image.Image, outline: list[tuple[float, float]], colour: tuple[int, int, int]) -> None:
-    """Fills an outline with smooth edges, which Pillow only gives by drawing large and shrinking."""
+    """Fill an outline with smooth edges, which Pillow only gives by drawing large and shrinking."""
     mask = Image.new("L", (SIDE * _SUPERSAMPLE, SIDE * _SUPERSAMPLE))
     ImageDraw.Draw(mask).polygon([(x * _SUPERSAMPLE, y * _SUPERSAMPLE) for x, y in outline], fill=255)
     picture.paste(colour, mask=mask.resize((SIDE, SIDE), Image.Resampling.BOX))

@@ -1,78 +1,26 @@
-"""Check manifests as their consumers will: fields that the consumer knows, and what it insists on.
+"""Check manifests as their consumers will; whose a manifest is shows in its content."""
 
-Onepanel's core parses strictly as Argo v2.12.4: the generated client of that version, the package
-`argo-workflows` 5.0.0, knows its fields. Argo's own manifests are held to the fields that Hera knows.
-"""
-
-import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from argo.workflows.client import ApiClient
-from hera.workflows import models as m
-from pydantic import BaseModel, ValidationError
-
-from pipelines.manifest.reader import STEPS_COMMAND, read_yaml
-from pipelines.workflow import parameters as p
-from pipelines.workflow.dag import LABELS, METRICS_FILE, ONEPANEL_CONFIG
-from steps.cli import STEPS, takes_storage
-
-Document = Mapping[str, Any]
-Problems = Iterator[str]
-
-MISSHAPEN = "it is not shaped like a workflow of Argo v2.12.4"
-FORM_KEYS = {"displayName", "hint", "type", "visibility", "required", "options"}
-"""What a parameter may hold for Onepanel beside Argo's own keys."""
-VISIBILITIES = {"public", "protected", "internal", "private"}
-FORM_TYPES = {p.TEXT, p.NUMBER, p.TEXTAREA, p.SELECT, p.NODE_POOL, "editor.yaml"}
-RESERVED = "sys-"
-"""How names begin that are core's; the node pool's parameter is the one that a template declares."""
+from pipelines.manifest.argo_rules import lint_argo
+from pipelines.manifest.onepanel_rules import lint_onepanel
+from pipelines.manifest.reader import read_yaml
 
 
 def lint(path: Path) -> list[str]:
-    """List what the consumer of a manifest would refuse; whose it is shows in its content.
+    """List what the consumer of a manifest would refuse.
 
     Raises:
         PipelineError: the file is not there or not YAML.
     """
     document = read_yaml(path)
     if not isinstance(document, dict):
-        return ["it is no mapping"]
+        return ["expected a YAML mapping"]
     if "kind" in document:
         return [*lint_argo(document), *_argo_cli(path)]
     return lint_onepanel(document)
-
-
-def lint_onepanel(spec: Document) -> list[str]:
-    """List what Onepanel's core, or CVAT's form, would refuse in a bare spec."""
-    if not isinstance(spec.get("templates"), list) or not isinstance(spec.get("entrypoint"), str):
-        return ["it has no 'entrypoint' or no 'templates'"]
-    problems: list[str] = []
-    for rule in ONEPANEL_RULES:
-        problems += rule(spec)
-        if any(problem.startswith(MISSHAPEN) for problem in problems):
-            break  # The other rules look inside.
-    return problems
-
-
-def lint_argo(document: Document) -> list[str]:
-    """List what Argo would drop or refuse in a Workflow or WorkflowTemplate."""
-    kinds: dict[str, type[BaseModel]] = {"Workflow": m.Workflow, "WorkflowTemplate": m.WorkflowTemplate}
-    if document.get("kind") not in kinds:
-        return [f"kind is '{document.get('kind')}', expected Workflow or WorkflowTemplate"]
-    try:
-        known = kinds[document["kind"]].model_validate(document)
-    except ValidationError as error:
-        return [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)]
-    understood = known.model_dump(by_alias=True, exclude_none=True, mode="json")
-    problems = [f"{field} is no field that Argo knows" for field in _lost(document, understood)]
-    for place in (document["metadata"], document["spec"].get("podMetadata") or {}):
-        if not LABELS.items() <= place.get("labels", {}).items():
-            problems.append(f"the label {LABELS} is missing from the workflow or its pods")
-    return problems
 
 
 def _argo_cli(path: Path) -> list[str]:
@@ -81,187 +29,3 @@ def _argo_cli(path: Path) -> list[str]:
         return []
     result = subprocess.run(["argo", "lint", "--offline", "--output=simple", str(path)], capture_output=True, text=True)  # noqa: S607
     return [] if result.returncode == 0 else (result.stdout + result.stderr).strip().splitlines()
-
-
-def _lost(written: Any, understood: Any, place: str = "") -> Problems:
-    """Name the fields of a document that a reader did not take over."""
-    if isinstance(written, dict):
-        for key, value in written.items():
-            where = f"{place}.{key}".lstrip(".")
-            if isinstance(understood, dict) and key in understood:
-                yield from _lost(value, understood[key], where)
-            else:
-                yield where
-    elif isinstance(written, list) and isinstance(understood, list):
-        for index, (mine, theirs) in enumerate(zip(written, understood, strict=False)):
-            yield from _lost(mine, theirs, f"{place}[{index}]")
-
-
-class _Response:
-    """What the generated client expects to deserialize."""
-
-    def __init__(self, document: Document) -> None:
-        self.data = json.dumps(document)
-
-
-def fields_of_argo_2_12(spec: Document) -> Problems:
-    """Core parses strictly: one unknown field outside a parameter's own keys, and the template is refused."""
-    client = ApiClient()
-    try:
-        understood = client.sanitize_for_serialization(client.deserialize(_Response(spec), "V1alpha1WorkflowSpec"))
-    except (AttributeError, TypeError, ValueError) as error:
-        yield f"{MISSHAPEN}: {error}"
-        return
-    for field in _lost(spec, understood):
-        parameter = field.startswith("arguments.parameters[") and field.rpartition(".")[2] in FORM_KEYS
-        # The generated client has no content for a number-or-text; v2.12.4 knows the field.
-        if not parameter and not field.endswith("retryStrategy.limit"):
-            yield f"{field} is no field of Argo v2.12.4"
-
-
-def parameters_for_forms(spec: Document) -> Problems:
-    """Each parameter has a name and a text as value, and what forms need is one of what they know."""
-    for parameter in spec.get("arguments", {}).get("parameters", []):
-        name = parameter.get("name")
-        if not isinstance(parameter.get("value"), str):
-            yield f"parameter '{name}' needs a text as value, not {parameter.get('value')!r}"
-        if parameter.get("visibility") not in VISIBILITIES:
-            yield f"parameter '{name}' is '{parameter.get('visibility')}': it can be {', '.join(sorted(VISIBILITIES))}"
-        if parameter.get("type") not in FORM_TYPES:
-            yield f"parameter '{name}' is of type '{parameter.get('type')}': forms draw {', '.join(sorted(FORM_TYPES))}"
-        if parameter.get("type") == p.SELECT:
-            options = [option.get("value") for option in parameter.get("options") or []]
-            if parameter.get("value") not in options:
-                yield f"parameter '{name}' offers {options}, its value {parameter.get('value')!r} is none of them"
-
-
-def dags_at_the_top(spec: Document) -> Problems:
-    """The templates that core starts from are DAGs."""
-    templates = _templates(spec)
-    for field in ("entrypoint", "onExit"):
-        if field in spec and "dag" not in templates.get(spec[field], {}):
-            yield f"{field} names '{spec[field]}', which is no DAG"
-
-
-def edges_as_dependencies(spec: Document) -> Problems:
-    """Core adds `dependencies` to root tasks, and Argo refuses a DAG that also uses `depends`."""
-    for task in _tasks(spec):
-        if "depends" in task:
-            yield f"task '{task['name']}' uses 'depends': write 'dependencies'"
-
-
-def one_root_first(spec: Document) -> Problems:
-    """Core adds its first task once for each root, and hooks exposure of side-cars onto the first in the list."""
-    tasks = _tasks(spec)
-    roots = [task["name"] for task in tasks if not task.get("dependencies") and not task.get("depends")]
-    if len(roots) != 1:
-        yield f"the DAG has {len(roots)} root tasks ({', '.join(roots)}): it must have exactly one"
-    elif tasks[0]["name"] != roots[0]:
-        yield f"the root task '{roots[0]}' must be the first in the list"
-
-
-def containers_without_shared_memory(spec: Document) -> Problems:
-    """Core mounts a memory-backed /dev/shm, which data-loader workers need, into containers and nothing else."""
-    for name, template in _templates(spec).items():
-        if not {"container", "dag"} & template.keys():
-            yield f"template '{name}' is no container: core gives only those their /dev/shm"
-        if any(mount["mountPath"] == "/dev/shm" for mount in _mounts(template)):  # noqa: S108
-            yield f"template '{name}' mounts /dev/shm: core does"
-
-
-def node_selector_is_the_pool(spec: Document) -> Problems:
-    """Core sets resources and ports of a container whose one node selector is the pool; training needs that."""
-    for name, template in _templates(spec).items():
-        selector = template.get("nodeSelector")
-        if selector is not None and list(selector.values()) != [p.SYS_NODE_POOL.reference]:
-            yield f"template '{name}' must have one node selector, valued {p.SYS_NODE_POOL.reference}"
-        if selector is None and _step(template) in ("train", "evaluate"):
-            yield f"template '{name}' needs a node selector valued {p.SYS_NODE_POOL.reference}"
-
-
-def names_that_are_cores(spec: Document) -> Problems:
-    """Core adds `sys-metrics` at /tmp/sys-metrics.json to every container, and packs no archives."""
-    for parameter in spec.get("arguments", {}).get("parameters", []):
-        if parameter["name"].startswith(RESERVED) and parameter["name"] != p.SYS_NODE_POOL.name:
-            yield f"parameter '{parameter['name']}': names that begin with '{RESERVED}' are core's"
-    for template in _templates(spec).values():
-        for direction in ("inputs", "outputs"):
-            for artifact in (template.get(direction) or {}).get("artifacts", []):
-                where = f"artifact '{artifact['name']}' of template '{template['name']}'"
-                if artifact["name"].startswith(RESERVED):
-                    yield f"{where}: names that begin with '{RESERVED}' are core's"
-                if artifact.get("path") == METRICS_FILE:
-                    yield f"{where} lies at {METRICS_FILE}, where core adds its own"
-                if artifact.get("archive", {"none": {}}) != {"none": {}}:
-                    yield f"{where} is archived, and core reads none"
-
-
-def side_cars_have_ports(spec: Document) -> Problems:
-    """A side-car is shown in the UI by its first port; training has a TensorBoard."""
-    for name, template in _templates(spec).items():
-        shown = [side_car for side_car in template.get("sidecars", []) if _interactive(side_car)]
-        for side_car in shown:
-            if not side_car.get("ports"):
-                yield f"side-car '{side_car['name']}' of template '{name}' needs a port to be shown"
-        if _step(template) == "train" and not shown:
-            yield f"template '{name}' has no side-car with ONEPANEL_INTERACTIVE_SIDECAR"
-
-
-def storage_is_mounted(spec: Document) -> Problems:
-    """A step that reads or writes objects finds endpoint, bucket and keys in /etc/onepanel."""
-    projected = {
-        volume["name"]
-        for volume in spec.get("volumes", [])
-        if {"onepanel"} == {
-            source[kind]["name"] for source in volume.get("projected", {}).get("sources", []) for kind in source
-        }
-        and len(volume["projected"]["sources"]) == 2
-    }  # fmt: skip
-    for name, template in _templates(spec).items():
-        mounted = any(
-            mount["name"] in projected and mount["mountPath"] == ONEPANEL_CONFIG for mount in _mounts(template)
-        )
-        if takes_storage(_step(template)) and not mounted:
-            yield (
-                f"template '{name}' needs the secret and the config map 'onepanel' as one projected volume "
-                f"at {ONEPANEL_CONFIG}"
-            )
-
-
-ONEPANEL_RULES: tuple[Callable[[Document], Problems], ...] = (
-    fields_of_argo_2_12,
-    parameters_for_forms,
-    dags_at_the_top,
-    edges_as_dependencies,
-    one_root_first,
-    containers_without_shared_memory,
-    node_selector_is_the_pool,
-    names_that_are_cores,
-    side_cars_have_ports,
-    storage_is_mounted,
-)
-
-
-def _templates(spec: Document) -> dict[str, Any]:
-    return {template["name"]: template for template in spec["templates"]}
-
-
-def _tasks(spec: Document) -> list[Any]:
-    dag = _templates(spec).get(spec["entrypoint"], {}).get("dag") or {}
-    tasks: list[Any] = dag.get("tasks") or []
-    return tasks
-
-
-def _mounts(template: Document) -> list[Any]:
-    mounts: list[Any] = template.get("container", {}).get("volumeMounts", [])
-    return mounts
-
-
-def _step(template: Document) -> str:
-    """Name the step that a template runs, empty when it runs none."""
-    args = template.get("container", {}).get("args", [])
-    return args[3] if args[:3] == STEPS_COMMAND and args[3:4] and args[3] in STEPS else ""
-
-
-def _interactive(side_car: Document) -> bool:
-    return {"name": "ONEPANEL_INTERACTIVE_SIDECAR", "value": "true"} in side_car.get("env", [])

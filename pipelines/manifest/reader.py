@@ -11,14 +11,14 @@ from typing import Any
 import yaml
 
 from pipelines.errors import PipelineError
+from pipelines.workflow.compile import manifests
+from pipelines.workflow.contract import MANIFESTS, STEPS_COMMAND
+from pipelines.workflow.options import Options
 from steps.cli import parse
 from steps.common.errors import StepError
 
-STEPS_COMMAND = ["python", "-m", "steps"]
-"""How the arguments of a box begin."""
-
 TASK_KEYS = {"name", "template", "dependencies"}
-"""What a task may hold for us to run it: anything else changes what Argo would do."""
+"""Keys of a task that can be run here: anything else changes what Argo would do."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Manifest:
         return str(self.metadata.get("namespace", "default"))
 
     def parameters(self, overrides: Mapping[str, str]) -> dict[str, str]:
-        """Give the parameters' values, with `overrides` in place of the defaults.
+        """Return the parameters' values, with `overrides` in place of the defaults.
 
         Raises:
             PipelineError: an override names no parameter, or a value that its options do not have.
@@ -63,14 +63,14 @@ class Manifest:
                 raise PipelineError(f"there is no parameter '{name}': {hint}")
             options = declared[name].get("enum")
             if options and value not in options:
-                raise PipelineError(f"parameter '{name}' is '{value}': it can be {', '.join(options)}")
+                raise PipelineError(f"parameter '{name}' is '{value}': expected one of {', '.join(options)}")
         return {name: overrides.get(name, each["value"]) for name, each in declared.items()}
 
     def tasks(self) -> list[tuple[str, Mapping[str, Any]]]:
-        """Give the DAG's tasks in an order that its dependencies allow, each with its template.
+        """Return the DAG's tasks in an order that its dependencies allow, each with its template.
 
         Raises:
-            PipelineError: the DAG uses what is not run here, or does not hang together.
+            PipelineError: the DAG uses what is not run here, or has a cycle or an unknown task.
         """
         templates = {template["name"]: template for template in self.spec["templates"]}
         entry = templates.get(self.spec["entrypoint"], {})
@@ -79,7 +79,7 @@ class Manifest:
         tasks = {task["name"]: task for task in entry["dag"]["tasks"]}
         for task in tasks.values():
             if more := task.keys() - TASK_KEYS:
-                raise PipelineError(f"{self.path}: task '{task['name']}' has '{min(more)}', which only Argo can run")
+                raise PipelineError(f"{self.path}: task '{task['name']}' has '{min(more)}', which only Argo supports")
             if "container" not in templates.get(task["template"], {}):
                 raise PipelineError(f"{self.path}: task '{task['name']}' has no container template")
         graph = {name: task.get("dependencies", []) for name, task in tasks.items()}
@@ -88,11 +88,11 @@ class Manifest:
         except CycleError as error:
             raise PipelineError(f"{self.path}: the tasks {', '.join(error.args[1])} depend on one another") from None
         if unknown := set(order) - tasks.keys():
-            raise PipelineError(f"{self.path}: a task depends on '{min(unknown)}', which is none")
+            raise PipelineError(f"{self.path}: a task depends on '{min(unknown)}', which does not exist")
         return [(name, templates[tasks[name]["template"]]) for name in order]
 
     def check(self, overrides: Mapping[str, str]) -> None:
-        """Refuse parameters that the workflow's steps would refuse once they run.
+        """Refuse parameter values that the workflow's steps would refuse when they run.
 
         Raises:
             PipelineError: a parameter is unknown, or a step does not take its value.
@@ -101,7 +101,7 @@ class Manifest:
         for template in self.spec["templates"]:
             written = template.get("container", {}).get("args", [])
             if written[:3] == STEPS_COMMAND:
-                # What only the cluster knows, such as the workflow's name, stands in for itself.
+                # What only the cluster knows, such as the workflow's name, is left as it is.
                 self._check(template["name"], written, [substitute(word, values, strict=False) for word in written])
 
     @staticmethod
@@ -119,17 +119,31 @@ class Manifest:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a manifest's file, whatever it holds.
+    """Read a manifest's file as YAML.
 
     Raises:
         PipelineError: the file is not there or not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PipelineError(f"{path} cannot be read ({error.strerror}): run `make compile`") from None
+        return yaml.safe_load(read_text(path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+
+
+def read_text(path: Path) -> str:
+    """Read a manifest's file; the project's own is compiled where the project was installed without it.
+
+    Raises:
+        PipelineError: the file is not there.
+    """
+    if path.is_relative_to(MANIFESTS) and not MANIFESTS.is_dir():
+        compiled = manifests(Options())
+        if path.relative_to(MANIFESTS) in compiled:
+            return compiled[path.relative_to(MANIFESTS)]
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read ({error.strerror}): run `make compile`") from None
 
 
 def substitute(text: str, values: Mapping[str, str], *, strict: bool = True) -> str:

@@ -6,9 +6,11 @@ from typing import Any
 
 import yaml
 
-from pipelines.workflow.dag import LABELS, Options, Target, training_workflow, workflow_parameters
+from pipelines.workflow.contract import LABELS
+from pipelines.workflow.dag import training_workflow
+from pipelines.workflow.options import Options, Target, workflow_parameters
 
-HEADER = "# Made by `make compile` from pipelines/workflow.py. Change that, not this.\n"
+HEADER = "# Made by `make compile` from pipelines/workflow/. Change that, not this.\n"
 ONEPANEL_HEADER = (
     HEADER
     + """#
@@ -46,7 +48,7 @@ def manifests(options: Options) -> dict[Path, str]:
 
 
 def _form_field(parameter: Any) -> dict[str, Any]:
-    """Give a parameter with the keys that Onepanel's forms read."""
+    """Return a parameter with the keys that Onepanel's forms read."""
     field: dict[str, Any] = {
         "name": parameter.name,
         "value": parameter.value,

@@ -49,8 +49,10 @@ class Parameter:
 def _of_step(function: Callable[..., Any], argument: str, name: str, display_name: str, **more: Any) -> Parameter:
     """Declare a parameter that is a step's argument: its default and its help are the step's."""
     default = inspect.signature(function).parameters[argument].default
+    # What a step decides by itself when it is not told.
+    value = "auto" if default is None else str(default)
     option = get_type_hints(function, include_extras=True)[argument].__metadata__[0]
-    return Parameter(name, **{"value": str(default), "hint": option.help, "display_name": display_name, **more})
+    return Parameter(name, **{"value": value, "hint": option.help, "display_name": display_name, **more})
 
 
 ANNOTATION_PATH = Parameter(
@@ -69,20 +71,46 @@ OUTPUT_PATH = Parameter(
     visibility=INTERNAL,
     required=True,
 )
+# The step takes addresses and files too, but CVAT answers 404 to what is no key prefix in the bucket.
 CHECKPOINT = _of_step(
     train_model, "checkpoint", "cvat-finetune-checkpoint", "Checkpoint path",
+    hint="Key prefix, in object storage, of an earlier run's folder or of a checkpoint in it, to start from. "
+    "Empty: none.",
 )  # fmt: skip
 DUMP_FORMAT = _of_step(
     prepare_data, "dump_format", "dump-format", "CVAT dump format", visibility=PRIVATE, required=True,
 )  # fmt: skip
 MODEL = _of_step(train_model, "model", "model", "Model", type=SELECT, options=MODELS, required=True)
-EPOCHS = _of_step(train_model, "epochs", "epochs", "Epochs", value="auto", required=True)
-BATCH_SIZE = _of_step(train_model, "batch_size", "batch-size", "Batch size", value="auto", required=True)
+EPOCHS = _of_step(train_model, "epochs", "epochs", "Epochs", required=True)
+BATCH_SIZE = _of_step(train_model, "batch_size", "batch-size", "Batch size", required=True)
 VAL_SPLIT = _of_step(prepare_data, "val_split", "val-split", "Validation split", type=NUMBER, required=True)
 SPLIT = _of_step(prepare_data, "split", "split", "Split", type=SELECT, options=SPLITS, required=True)
 EXCLUDE = _of_step(prepare_data, "exclude", "exclude", "Attributes to leave out")
 HYPERPARAMETERS = _of_step(train_model, "hyperparameters", "hyperparameters", "Hyperparameters", type=TEXTAREA)
 SEED = _of_step(prepare_data, "seed", "seed", "Seed", type=NUMBER, visibility=PRIVATE, required=True)
+SOURCE = Parameter(
+    name="source",
+    value="https://github.com/cvat-detr/cvat-detr",
+    display_name="Source code",
+    hint="Git repository that each step installs its code from.",
+    visibility=INTERNAL,
+    required=True,
+)
+REVISION = Parameter(
+    name="revision",
+    value="main",
+    display_name="Revision",
+    hint="Branch or tag of the source code. Empty: the repository's default branch.",
+    visibility=INTERNAL,
+)
+PYTORCH_IMAGE = Parameter(
+    name="pytorch-image",
+    value="pytorch/pytorch:2.7.1-cuda12.6-cudnn9-runtime",
+    display_name="PyTorch image",
+    hint="Image in which the model is trained and evaluated.",
+    visibility=INTERNAL,
+    required=True,
+)
 SYS_NODE_POOL = Parameter(
     name="sys-node-pool",
     value="default",
@@ -91,6 +119,9 @@ SYS_NODE_POOL = Parameter(
     type=NODE_POOL,
     required=True,
 )
+
+LAPTOP_MODEL = "detr_tiny"
+"""Model that `run` trains unless told otherwise: one that a laptop trains in minutes."""
 
 PARAMETERS = (
     ANNOTATION_PATH,
@@ -106,4 +137,4 @@ PARAMETERS = (
     HYPERPARAMETERS,
     SEED,
 )
-"""Those of every form of the workflow, in the order in which forms show them."""
+"""What every form of the workflow has, in the order in which forms show them."""

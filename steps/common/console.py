@@ -1,45 +1,90 @@
-"""How a command ends: with one line when the user is at fault, with a traceback when we are."""
+"""Command lines: how they look, and how they end. User errors are one line, defects keep their traceback."""
 
 import errno
+import os
 import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
 import typer
 
 from steps.common.errors import EXIT_USER_ERROR
 
+DISTRIBUTION = "cvat-detr"
 DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
-"""A disk that is full or not ours to write to: no defect of ours, and nothing that another try mends."""
+"""A disk that is full or that we may not use: not a defect, and another try does not help."""
 
 
-def run_app(app: typer.Typer, *mistakes: type[Exception]) -> int:
+def create_app(name: str, text: str) -> typer.Typer:
+    """Make an empty command line.
+
+    Args:
+        name: what users type to start it.
+        text: what it is for.
+    """
+    app = typer.Typer(
+        name=name,
+        help=text,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
+    )
+
+    # Typer takes the whole program's options from a function's signature.
+    @app.callback()
+    def options(
+        show_version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+        ] = False,
+    ) -> None: ...
+
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
+        except PackageNotFoundError:
+            print(f"{DISTRIBUTION}, not installed: run from its source")
+        raise typer.Exit
+
+
+def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
     """Run a command line; give its exit status.
 
     Args:
         app: the commands.
-        mistakes: exceptions that are the user's to mend: their message goes to stderr in one line.
+        user_errors: exceptions whose message goes to stderr in one line, without a traceback.
 
     Returns:
-        0; 2 for a mistake of the user's; 130 after Ctrl-C; what `typer.Exit` carries.
+        0; 2 for a user error; 130 after Ctrl-C; what `typer.Exit` carries.
     """
+    if os.name != "posix":
+        return fail(f"{DISTRIBUTION} needs Linux or macOS: on Windows, run it in WSL")
     try:
-        status = app(standalone_mode=False)
-    except mistakes as error:
+        # Typer would print the help as an error.
+        asked = sys.argv[1:] or (["--help"] if app.info.no_args_is_help is True else [])
+        status = app(asked, standalone_mode=False)
+    except user_errors as error:
         return fail(str(error))
     except typer.TyperException as error:
         return fail(usage_error(error))
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        return fail(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
+        return fail(f"{error.filename or 'a file'} cannot be opened or written: {error.strerror}")
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return 130
-    # A command gives back what it made; a number is typer's own, of --help and typer.Exit.
+    # A command returns its result; a number is typer's own, of --help and typer.Exit.
     return status if isinstance(status, int) else 0
 
 
 def fail(message: str) -> int:
-    """Print a user's mistake; give the exit status for it."""
+    """Print a user error; give the exit status for it."""
     print(f"error: {message}", file=sys.stderr)
     return EXIT_USER_ERROR
 

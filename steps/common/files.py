@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -37,19 +38,34 @@ def write_json(target: Path, value: Any, *, indent: bool = True) -> None:
 
 
 def read_json(path: Path, made_by: str) -> Any:
-    """Read a JSON file that an earlier step wrote.
+    """Read a JSON file that an earlier step wrote; NaN and Infinity, which Python writes, are read as well.
 
     Raises:
-        StepError: the file is not there (`made_by` says what makes it) or is not JSON.
+        StepError: the file does not exist (`made_by` says what makes it) or is not JSON.
     """
     try:
-        return orjson.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
-        raise StepError(f"{path} is not there: {made_by} makes it, run that first") from None
-    except IsADirectoryError:
-        raise StepError(f"{path} is a folder, expected a JSON file: {made_by} makes it") from None
-    except orjson.JSONDecodeError as error:
+        raise StepError(f"{path} does not exist: {made_by} makes it, run that first") from None
+    except OSError as error:
+        raise StepError(f"{path} cannot be read ({error.strerror}): {made_by} makes it") from None
+    except json.JSONDecodeError as error:
         raise StepError(
             f"{path} is not readable JSON (line {error.lineno}, column {error.colno}: {error.msg}): "
             f"remove it and run {made_by} again"
         ) from None
+    except (ValueError, RecursionError) as error:  # Not text, a number of thousands of digits, nested too deeply.
+        raise StepError(f"{path} is not readable JSON ({error}): remove it and run {made_by} again") from None
+
+
+def parse_json(content: bytes) -> Any:
+    """Parse JSON, with the NaN and Infinity that Python writes.
+
+    Raises:
+        ValueError: it is not JSON; mostly a `json.JSONDecodeError`.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return json.loads(content)

@@ -5,7 +5,8 @@ import re
 from pathlib import Path, PurePath
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable
+from steps.common.messages import printable
+from steps.dataset.layout import LOST_AND_FOUND
 
 
 def path_parts(path: str | PurePath) -> tuple[str, ...]:
@@ -38,12 +39,22 @@ def refuse_ways_out(folder: Path) -> None:
     """Make sure that whatever is opened below `folder` lies there and is a file.
 
     Raises:
-        StepError: there is a link that leads out of it, or what is neither a file nor a folder.
+        StepError: there is a link that leads out of it, what is neither a file nor a folder, or a folder that
+            cannot be read.
     """
     inside = os.path.realpath(folder) + os.sep
     pending = [str(folder)]
     while pending:
-        with os.scandir(pending.pop()) as entries:
+        name = os.path.relpath(path := pending.pop(), folder)
+        try:
+            entries = os.scandir(path)
+        except PermissionError:
+            if name == LOST_AND_FOUND:
+                continue
+            raise StepError(
+                f"{folder}: the folder '{printable(name)}' cannot be read: change its permissions"
+            ) from None
+        with entries:
             for entry in entries:
                 if not entry.is_symlink():
                     if entry.is_dir():

@@ -5,16 +5,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, get_args
 
+from steps.common.messages import printable, some
+
 Action = Literal["repaired", "dropped", "skipped", "lost", "noted"]
 """`repaired`: used, other than written. `dropped`: no use could be made of it. `skipped`: left out on purpose.
 `lost`: the format cannot hold it. `noted`: used as it is, and worth knowing."""
 ACTIONS: tuple[Action, ...] = get_args(Action)
 EXAMPLES = 20
 """How many offenders the report names."""
-SHOWN = 3
-"""How many a message names before it counts the rest."""
-LONGEST = 160
-"""Characters of a name that are shown."""
 LOOKED_AT = 50 * EXAMPLES
 """Offenders among which the report's are found: boxes of one image have one name."""
 
@@ -78,21 +76,3 @@ class Findings:
             for action, found in self._found.items()
             for what, finding in sorted(found.items())
         ]
-
-
-def printable(name: str) -> str:
-    """Give a name from a dump as one line of visible characters, shortened in its middle."""
-    if not name.isprintable():
-        name = "".join(
-            sign if sign.isprintable() else sign.encode("unicode_escape", "replace").decode() for sign in name
-        )
-    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
-
-
-def some(names: Iterable[str], count: int | None = None) -> str:
-    """Name the first few, and count the rest of `count` (None: of `names`)."""
-    listed = list(names)
-    count = len(listed) if count is None else count
-    shown = [printable(name) for name in listed[:SHOWN]]
-    more = f" and {count - len(shown)} more" if count > len(shown) else ""
-    return ", ".join(shown) + more

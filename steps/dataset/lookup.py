@@ -11,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
 
 from steps.dataset.containment import path_parts
+from steps.dataset.layout import FOREIGN_FOLDERS
 
 IMAGE_SUFFIXES = {
     ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff",
@@ -31,7 +32,7 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[Path]:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith(".") or name == "__MACOSX" or entry.is_symlink():
+                if name.startswith(".") or name in FOREIGN_FOLDERS or entry.is_symlink():
                     continue
                 if entry.is_dir():
                     folders.append(entry.path)

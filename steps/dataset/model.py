@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from steps.common.errors import StepError
+from steps.common.messages import printable, some
 from steps.dataset.containment import path_inside
-from steps.dataset.findings import Findings, printable, some
+from steps.dataset.findings import Findings
 from steps.dataset.layout import EMBEDDED
 
 FrameOrder = Literal["auto", "lexicographical", "natural"]

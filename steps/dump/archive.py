@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from rich.filesize import decimal
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable
+from steps.common.messages import printable
 
 MOST_MEMBERS = 2_000_000
 """Members of an archive: ten times the largest dump that this is made for."""
@@ -49,8 +49,13 @@ def safe_path(name: str, what: str) -> PurePosixPath:
     return path
 
 
-def members(archive: Path, zipped: zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
+def members(zipped: zipfile.ZipFile, archive: str, size: int) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
     """Give an archive's files, and the path of each in the dataset's folder.
+
+    Args:
+        zipped: the open archive.
+        archive: its name, for messages.
+        size: of the archive in bytes.
 
     Raises:
         StepError: the archive holds what no dump does: names that lead out, links, devices, passwords, or far more
@@ -74,11 +79,11 @@ def members(archive: Path, zipped: zipfile.ZipFile) -> list[tuple[zipfile.ZipInf
         if not member.is_dir():
             found.append((member, path))
     _refuse_overlaps(archive, listed, zipped.start_dir)
-    _refuse_bomb(archive, [member for member, _ in found])
+    _refuse_bomb(archive, [member for member, _ in found], size)
     return found
 
 
-def _refuse_overlaps(archive: Path, listed: Sequence[zipfile.ZipInfo], end: int) -> None:
+def _refuse_overlaps(archive: str, listed: Sequence[zipfile.ZipInfo], end: int) -> None:
     """Refuse members that share bytes: a small archive can unpack to any size that way (Fifield 2019)."""
     spans = sorted((member.header_offset, member.compress_size, member.orig_filename) for member in listed)
     for (start, size, name), (following, _, _) in pairwise([*spans, (end, 0, "")]):
@@ -86,8 +91,8 @@ def _refuse_overlaps(archive: Path, listed: Sequence[zipfile.ZipInfo], end: int)
             raise StepError(f"'{printable(name)}' in {archive} overlaps another file: export the dump again")
 
 
-def _refuse_bomb(archive: Path, files: Sequence[zipfile.ZipInfo]) -> None:
-    unpacked, packed = sum(member.file_size for member in files), archive.stat().st_size
+def _refuse_bomb(archive: str, files: Sequence[zipfile.ZipInfo], packed: int) -> None:
+    unpacked = sum(member.file_size for member in files)
     if unpacked > MOST_TIMES * packed and unpacked > WORTH_A_LOOK:
         raise StepError(f"{archive} unpacks from {decimal(packed)} to {decimal(unpacked)}: no dump of images does")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable
+from steps.common.messages import printable
 from steps.dataset.model import Dataset
 from steps.formats import (
     coco,
@@ -63,6 +63,8 @@ READERS: tuple[Reader, ...] = (
 )
 """Where a dump shows several formats, the first is taken: those that hold more come first."""
 TAGS = tuple(reader.TAG for reader in READERS)
+FORMER_TAGS = {"cvat_images": cvat_xml.TAG}
+"""What else is taken as a format's name: CVAT has no such tag, but earlier templates do."""
 
 
 def check_tag(dump_format: str) -> str:
@@ -71,7 +73,7 @@ def check_tag(dump_format: str) -> str:
     Raises:
         StepError: it means none.
     """
-    wanted = _plain(dump_format)
+    wanted = _plain(FORMER_TAGS.get(dump_format, dump_format))
     for reader in READERS:
         if wanted in (_plain(reader.TAG), _plain(reader.TAG.removeprefix("cvat_")), _plain(reader.TITLE)):
             return reader.TAG

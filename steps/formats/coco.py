@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable
+from steps.common.messages import printable
 from steps.dataset.layout import MADE_BY, MOVED_ASIDE
 from steps.dataset.lookup import files_below
 from steps.dataset.model import Dataset

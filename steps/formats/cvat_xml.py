@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable
+from steps.common.messages import printable
 from steps.dataset.lookup import Stems, files_below, is_image, join, split_suffix
 from steps.dataset.model import Dataset
 from steps.formats import text, xml
@@ -23,7 +23,7 @@ from steps.formats.objects import add_object, skip
 from steps.formats.shapes import Box, around_ellipse, around_polygons, around_rle, around_rotated
 from steps.formats.xml import Node
 
-TAG = "cvat_images"
+TAG = "cvat"
 TITLE = "CVAT 1.1"
 
 _FRAME = re.compile(r"(?:^|_)frame_(\d+)$")

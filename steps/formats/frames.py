@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from steps.common.errors import StepError
-from steps.dataset.findings import printable
+from steps.common.messages import printable
 from steps.dataset.lookup import split_suffix
 from steps.dataset.model import FrameOrder
 

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.common.errors import StepError
-from steps.dataset.findings import Action, Findings, printable
+from steps.common.messages import printable
+from steps.dataset.findings import Action, Findings
 from steps.dataset.model import Boxes, Category, Dataset
 from steps.preparation.image_headers import MOST_PIXELS, Header, read_headers
 from steps.preparation.orientation import upright_boxes

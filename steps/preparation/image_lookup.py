@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from steps.common.errors import StepError
+from steps.common.messages import printable, some
 from steps.dataset.containment import path_inside
-from steps.dataset.findings import printable, some
-from steps.dataset.layout import EMBEDDED
+from steps.dataset.layout import EMBEDDED, FOREIGN_FOLDERS
 from steps.dataset.lookup import IMAGE_SUFFIXES, files_below
 from steps.dataset.model import Dataset
 
@@ -33,7 +33,7 @@ def image_files(root: Path) -> list[str]:
                     continue
                 if entry.is_dir():
                     # What a link leads to is found where it lies.
-                    if entry.name != "__MACOSX" and not entry.is_symlink():
+                    if entry.name not in FOREIGN_FOLDERS and not entry.is_symlink():
                         pending.append(f"{name}/")
                 elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                     found.append(name)

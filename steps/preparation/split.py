@@ -7,7 +7,8 @@ from collections.abc import Hashable, Sequence
 from typing import Literal, get_args
 
 from steps.common.errors import StepError
-from steps.dataset.findings import Findings, printable
+from steps.common.messages import printable
+from steps.dataset.findings import Findings
 from steps.preparation.clean import Clean
 from steps.preparation.video import frame_blocks
 

@@ -7,15 +7,15 @@ thumbnails with the boxes drawn over them as SVG; nothing is loaded from anywher
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+from steps.common.files import replacing
 from steps.report import charts, counting, tables, words
 from steps.report.formats import percent
 from steps.report.matching import collect, match
 from steps.report.pictures import choose, picture
-from steps.report.reading import read_list, read_log, read_object, read_optional
+from steps.report.reading import figures_of, read_list, read_log, read_object, read_optional
 
 # jinja2 is imported where it is used: a pod that only moves files has none.
 
@@ -26,7 +26,7 @@ def write_report(dataset_dir: Path, output_dir: Path, *, max_images: int = 24, s
     """Write `output_dir/report.html` and return its path.
 
     Reads `dataset_dir/annotations/instances_val.json` and the images that it names,
-    `output_dir/metrics.json` and `output_dir/predictions.json`; and, where they are there,
+    `output_dir/metrics.json` and `output_dir/predictions.json`; and, where they exist,
     `dataset_dir/prepare_report.json`, `output_dir/train.json` and `output_dir/log.jsonl`. The same inputs
     give the same bytes.
 
@@ -34,7 +34,7 @@ def write_report(dataset_dir: Path, output_dir: Path, *, max_images: int = 24, s
         dataset_dir: what the prepare step wrote.
         output_dir: what the train and evaluate steps wrote; the page goes there.
         max_images: how many validation images to show at most.
-        score_threshold: from which score on a prediction counts as made.
+        score_threshold: score from which a prediction counts.
 
     Raises:
         StepError: a file that the page cannot do without is missing or is not JSON of the expected kind.
@@ -59,7 +59,7 @@ def write_report(dataset_dir: Path, output_dir: Path, *, max_images: int = 24, s
         short = classes[:_BEST_AND_WEAKEST] + classes[-_BEST_AND_WEAKEST:]
     page = _render(
         facts=facts,
-        verdict=words.verdict(metrics, bool(predictions)),
+        verdict=words.verdict(metrics, bool(predictions), facts.held_out),
         advice=words.advice(facts, metrics, trained, log, images, classes, balance, score_threshold),
         warnings=tables.warning_list(trained),
         tiles=words.tiles(metrics, images, facts, score_threshold),
@@ -70,7 +70,7 @@ def write_report(dataset_dir: Path, output_dir: Path, *, max_images: int = 24, s
         confusion=tables.confusion_table(counting.confusion(images), classes, names),
         balance=balance and _balance(balance),
         curves=charts.precision_recall_charts(loose, strict, classes, metrics),
-        charts=charts.training_charts(log, facts.best_epoch),
+        charts=charts.training_charts(log, figures_of(trained, log), facts.best_epoch, facts.measured_on),
         numbers=tables.number_table(metrics),
         pictures=[
             picture(image, group, dataset_dir, names, score_threshold) for image, group in choose(images, max_images)
@@ -80,7 +80,11 @@ def write_report(dataset_dir: Path, output_dir: Path, *, max_images: int = 24, s
         recipe=tables.recipe_table(trained),
         settings=tables.settings_table(trained),
     )
-    return _replace(output_dir / "report.html", page)
+    target = output_dir / "report.html"
+    with replacing(target) as temporary:
+        # A file name may hold bytes that are not text: they must not cost the page.
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+    return target
 
 
 def _balance(found: counting.Balance) -> dict[str, str]:
@@ -104,15 +108,3 @@ def _render(**values: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.jinja").render(**values)
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Write beside the target and move it there, so that nobody ever uploads half a page."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # A file name may hold bytes that are no text: they must not cost the page.
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

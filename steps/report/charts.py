@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steps.report.counting import RECALLS, Balance, ClassRow
-from steps.report.formats import shown
+from steps.report.formats import heading, shown
 from steps.report.reading import series
 
 # matplotlib is imported where it draws: a pod that only moves files has none.
@@ -29,8 +29,17 @@ _MOST_CLASS_CURVES = 8
 Line = tuple[Sequence[float], Sequence["float | None"], str]
 
 
-def training_charts(log: Sequence[dict[str, Any]], best_epoch: int | None) -> list[dict[str, Any]]:
-    """AP, losses and learning rates over the epochs; what was not logged has no chart."""
+def training_charts(
+    log: Sequence[dict[str, Any]], figures: Sequence[str], best_epoch: int | None, measured_on: str = "validation"
+) -> list[dict[str, Any]]:
+    """AP, the model's own figures and learning rates over the epochs; what was not logged has no chart.
+
+    Args:
+        log: a record per epoch.
+        figures: names of what the model reports of its training.
+        best_epoch: to be marked.
+        measured_on: kind of the images that AP is of.
+    """
     epochs = [float(record["epoch"]) for record in log]
     both = [("Training", "first"), ("Validation", "second")]
     charts: list[dict[str, Any]] = []
@@ -56,23 +65,19 @@ def training_charts(log: Sequence[dict[str, Any]], best_epoch: int | None) -> li
     aps = [value for name in ("AP", "AP50") for value in series(log, "val", name) if value is not None and value >= 0]
     add(
         "AP and AP50",
-        "on the validation images, higher is better" if any(aps) else "both stayed at 0 in every epoch",
+        f"on the {measured_on} images, higher is better" if any(aps) else "both stayed at 0 in every epoch",
         [("AP", "first"), ("AP50", "second")],
         (("val", "AP"), ("val", "AP50")),
         bounds=(0.0, min(1.02, max(0.1, 1.08 * max(aps, default=0.0)))),
         mark=best_epoch,
     )
-    for key, title, note in (
-        ("loss", "Total loss", "the weighted sum that is minimised"),
-        ("loss_ce", "Class loss", "is it the right class? (cross entropy)"),
-        ("loss_bbox", "Box loss, L1", "how far off are the sides?"),
-        ("loss_giou", "Box loss, GIoU", "how badly do the boxes overlap?"),
-    ):
-        add(title, note, both, (("train", key), ("val", key)))
+    for name in figures:
+        title, note = (heading(name), "") if name != "loss" else ("Total loss", "the weighted sum that is minimised")
+        add(title, note, both, (("train", name), ("val", name)))
     add(
         "Learning rate",
         "on a logarithmic scale",
-        [("Transformer", "first"), ("Backbone", "second")],
+        [("Rest of the model", "first"), ("Backbone", "second")],
         (("lr",), ("lr_backbone",)),
         logarithmic=True,
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steps.report.matching import FALSE_ALARM, IGNORED, Box, ValImage
+from steps.report.matching import FALSE_POSITIVE, IGNORED, Box, ValImage
 from steps.report.reading import measure, number, within
 
 RECALLS = tuple(step * 0.01 for step in range(101))
@@ -30,7 +30,7 @@ class ClassRow:
     train_boxes: int | None
     hits: int
     missed: int
-    false_alarms: int
+    false_positives: int
 
 
 def class_rows(
@@ -39,12 +39,12 @@ def class_rows(
     """A row a class, best AP first, classes without a measurement last."""
     hits: Counter[int] = Counter()
     missed: Counter[int] = Counter()
-    false_alarms: Counter[int] = Counter()
+    false_positives: Counter[int] = Counter()
     for image in images:
         missed.update(image.truth[index].category for index in image.missed_boxes)
         for box, found in zip(image.predictions[: image.made], image.found, strict=False):
             hits[box.category] += found >= 0
-            false_alarms[box.category] += found == FALSE_ALARM
+            false_positives[box.category] += found == FALSE_POSITIVE
     measured = within(metrics, "per_class")
     measured = measured if isinstance(measured, dict) else {}
     ids = {name: key for key, name in sorted(names.items(), reverse=True)}
@@ -65,7 +65,7 @@ def class_rows(
                 train_boxes=None if train is None else int(train),
                 hits=hits[key],
                 missed=missed[key],
-                false_alarms=false_alarms[key],
+                false_positives=false_positives[key],
             )
         )
     return sorted(rows, key=lambda row: (row.ap is None, -(row.ap or 0.0), row.name))
@@ -78,20 +78,20 @@ class SizeRow:
     name: str
     boxes: int
     missed: int
-    false_alarms: int
+    false_positives: int
 
 
 def size_rows(images: Sequence[ValImage]) -> list[SizeRow]:
-    """Small, medium and large: true boxes by their area, false alarms by the area of the prediction."""
+    """Small, medium and large: true boxes by their area, false positives by the area of the prediction."""
     boxes: Counter[str] = Counter()
     missed: Counter[str] = Counter()
-    false_alarms: Counter[str] = Counter()
+    false_positives: Counter[str] = Counter()
     for image in images:
         boxes.update(_size(box) for box in image.truth if not box.crowd)
         missed.update(_size(image.truth[index]) for index in image.missed_boxes)
         for box, found in zip(image.predictions[: image.made], image.found, strict=False):
-            false_alarms[_size(box)] += found == FALSE_ALARM
-    return [SizeRow(name, boxes[name], missed[name], false_alarms[name]) for name, _, _ in SIZES]
+            false_positives[_size(box)] += found == FALSE_POSITIVE
+    return [SizeRow(name, boxes[name], missed[name], false_positives[name]) for name, _, _ in SIZES]
 
 
 def _size(box: Box) -> str:
@@ -105,7 +105,7 @@ Cell = tuple[int | None, int | None]
 def confusion(images: Sequence[ValImage]) -> Counter[Cell]:
     """How often an object of one class was predicted as one of another, or as nothing, or from nothing.
 
-    Boxes of the same class are paired first, so the diagonal holds the hits; then a false alarm goes to the
+    Boxes of the same class are paired first, so the diagonal holds the hits; then a false positive goes to the
     missed box of another class on which it lies, and what is left is the background's.
     """
     cells: Counter[Cell] = Counter()

@@ -9,7 +9,7 @@ from typing import Any
 
 from steps.report.reading import number, rows
 
-FALSE_ALARM = -1
+FALSE_POSITIVE = -1
 IGNORED = -2
 """A prediction in a crowd region: neither right nor wrong."""
 IOU, STRICT_IOU = 0.5, 0.75
@@ -41,7 +41,7 @@ class ValImage:
     predictions: list[Box] = field(default_factory=list)
     """Best score first."""
     found: list[int] = field(default_factory=list)
-    """For each prediction the index of the true box that it found, or `FALSE_ALARM` or `IGNORED`."""
+    """For each prediction the index of the true box that it found, or `FALSE_POSITIVE` or `IGNORED`."""
     found_strictly: list[int] = field(default_factory=list)
     """The same with boxes that must overlap by three quarters."""
     made: int = 0
@@ -49,7 +49,7 @@ class ValImage:
     missed_boxes: list[int] = field(default_factory=list)
     """Indices of the true boxes that no prediction made found."""
     mistaken: dict[int, int] = field(default_factory=dict)
-    """Index of a false alarm to that of the missed box, of another class, on which it lies."""
+    """Index of a false positive to that of the missed box, of another class, on which it lies."""
 
     @property
     def hits(self) -> int:
@@ -60,12 +60,12 @@ class ValImage:
         return len(self.missed_boxes)
 
     @property
-    def false_alarms(self) -> int:
-        return self.found[: self.made].count(FALSE_ALARM)
+    def false_positives(self) -> int:
+        return self.found[: self.made].count(FALSE_POSITIVE)
 
     @property
     def errors(self) -> int:
-        return self.missed + self.false_alarms
+        return self.missed + self.false_positives
 
 
 def collect(annotations: dict[str, Any], predictions: Sequence[Any]) -> tuple[dict[int, str], list[ValImage]]:
@@ -128,7 +128,7 @@ def match(image: ValImage, threshold: float) -> None:
     free = list(image.missed_boxes)
     image.mistaken = {}
     for index in range(image.made):
-        if image.found[index] == FALSE_ALARM:
+        if image.found[index] == FALSE_POSITIVE:
             box = image.predictions[index]
             overlap, place = max(((_iou(box, image.truth[i]), -i) for i in free), default=(0.0, 0))
             if overlap >= IOU and image.truth[-place].category != box.category:
@@ -158,7 +158,7 @@ def _pair(image: ValImage, threshold: float) -> list[int]:
         elif any(_iou(box, crowd, of_first=True) >= threshold for crowd in crowds[box.category]):
             found.append(IGNORED)
         else:
-            found.append(FALSE_ALARM)
+            found.append(FALSE_POSITIVE)
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.report.formats import shortened
-from steps.report.matching import FALSE_ALARM, IGNORED, Box, ValImage
+from steps.report.matching import FALSE_POSITIVE, IGNORED, Box, ValImage
 
 # Pillow is imported where it is used: reading the steps' signatures needs none.
 
@@ -42,7 +42,7 @@ def choose(images: Sequence[ValImage], most: int) -> list[tuple[ValImage, str]]:
     chosen = [(image, label) for group, label in zip((worst, middle, best), labels, strict=True) for image in group]
     empty = [image for image in ranked if not image.truth]
     if empty and most and all(image.truth for image, _ in chosen):
-        # The one with the most false alarms; it takes the place of the mildest of the ones shown in between.
+        # The one with the most false positives; it takes the place of the mildest of the ones shown in between.
         place = max(len(worst) + len(middle) - 1, 0)
         chosen[place] = (empty[0], labels[1])
     return [
@@ -84,7 +84,7 @@ def picture(image: ValImage, group: str, dataset_dir: Path, names: dict[int, str
         )
         for index in order[-_MAX_DRAWN:]
     ]
-    states = {FALSE_ALARM: "wrong", IGNORED: "ignored"}
+    states = {FALSE_POSITIVE: "wrong", IGNORED: "ignored"}
     predictions = [
         # Weak first, so that the surest lies on top.
         _rectangle(image.predictions[i], scale, names, states.get(image.found[i], "right"), scored=True)
@@ -101,7 +101,7 @@ def picture(image: ValImage, group: str, dataset_dir: Path, names: dict[int, str
         "note": note.strip(),
         "found": image.hits,
         "missed": image.missed,
-        "false_alarms": image.false_alarms,
+        "false_positives": image.false_positives,
     }
 
 

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from steps.common.errors import StepError
-
-
-def read_json(path: Path, step: str) -> Any:
-    """Read a file that a step wrote.
-
-    Raises:
-        StepError: it is missing or is not JSON; the message names the step that makes it.
-    """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise StepError(f"{path} is missing: the {step} step makes it, so run that first") from None
-    except OSError as error:
-        raise StepError(f"{path} cannot be read ({error.strerror}): the {step} step makes it") from None
-    return _parse(raw, path, step)
-
-
-def _parse(raw: bytes, path: Path, step: str) -> Any:
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        # Python writes NaN and Infinity, which are not JSON; orjson refuses them and this reads them.
-        return json.loads(raw)
-    except ValueError:
-        raise StepError(f"{path} is not JSON: run the {step} step again") from None
+from steps.common.files import parse_json, read_json
 
 
 def read_object(path: Path, step: str) -> dict[str, Any]:
     """`read_json` of a file that must hold an object."""
-    value = read_json(path, step)
+    value = read_json(path, f"the {step} step")
     if not isinstance(value, dict):
         raise StepError(f"{path} is not a JSON object: run the {step} step again")
     return value
@@ -50,7 +21,7 @@ def read_object(path: Path, step: str) -> dict[str, Any]:
 
 def read_list(path: Path, step: str) -> list[Any]:
     """`read_json` of a file that must hold a list."""
-    value = read_json(path, step)
+    value = read_json(path, f"the {step} step")
     if not isinstance(value, list):
         raise StepError(f"{path} is not a list: run the {step} step again")
     return value
@@ -59,8 +30,8 @@ def read_list(path: Path, step: str) -> list[Any]:
 def read_optional(path: Path) -> dict[str, Any]:
     """Read a JSON object that the page can do without; a broken one counts as absent."""
     try:
-        value = _parse(path.read_bytes(), path, "")
-    except (OSError, StepError):
+        value = parse_json(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -74,8 +45,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     epochs: dict[int, dict[str, Any]] = {}
     for line in lines:
         try:
-            record = _parse(line, path, "train")
-        except StepError:
+            record = parse_json(line)
+        except (ValueError, RecursionError):
             continue  # a pod that was killed while it wrote leaves half a line
         if isinstance(record, dict) and (epoch := number(record.get("epoch"))) is not None:
             epochs[int(epoch)] = record
@@ -116,3 +87,12 @@ def rows(value: object) -> Iterable[dict[str, Any]]:
 def series(log: Sequence[dict[str, Any]], *keys: str) -> list[float | None]:
     """A value of each epoch."""
     return [number(within(record, *keys)) for record in log]
+
+
+def figures_of(trained: dict[str, Any], log: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of the losses and errors that the model reports, as the trainer gives them, or else as they were logged."""
+    given = trained.get("figures")
+    if isinstance(given, list):
+        return [name for name in given if isinstance(name, str)]
+    logged = [record["train"] for record in log if isinstance(record.get("train"), dict)]
+    return [name for name in (logged[-1] if logged else {}) if name != "grad_norm"]

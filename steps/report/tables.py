@@ -45,7 +45,7 @@ def class_table(classes: Iterable[ClassRow]) -> list[dict[str, Any]]:
             "train": DASH if row.train_boxes is None else f"{row.train_boxes:,}",
             "hits": f"{row.hits:,}",
             "missed": f"{row.missed:,}",
-            "false_alarms": f"{row.false_alarms:,}",
+            "false_positives": f"{row.false_positives:,}",
         }
         for row in classes
     ]
@@ -68,7 +68,7 @@ def size_table(sizes: Iterable[SizeRow], metrics: dict[str, Any]) -> list[dict[s
             "missed": f"{row.missed:,}",
             "share": percent(row.missed / row.boxes if row.boxes else None),
             "bar": f"{row.missed / row.boxes * 100:.1f}" if row.missed else None,
-            "false_alarms": f"{row.false_alarms:,}",
+            "false_positives": f"{row.false_positives:,}",
             "ap": shown(metrics.get(f"AP_{row.name}", None if row.boxes else -1)),
         }
         for row in sizes

@@ -1,4 +1,4 @@
-"""What the numbers mean, in words: the verdict, the facts of the run, and what a colleague would point at."""
+"""What the numbers mean, in words: the verdict, the facts of the run, and what a colleague would point out."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ class Facts:
     per_step: float | None
     on_train: str
     on_classes: str
+    held_out: bool
+    """Whether the images that it was measured on are others than those it trained on."""
+
+    @property
+    def measured_on(self) -> str:
+        """What kind of images the numbers are of."""
+        return "validation" if self.held_out else "training"
 
 
 def facts_of(
@@ -75,6 +82,7 @@ def facts_of(
             part for part in (count(train_images, "image"), count(train_boxes, "box", "boxes")) if part
         ),
         on_classes=count(len(class_names), "class", "classes"),
+        held_out=prepared.get("validated_on_training_set") is not True,
     )
 
 
@@ -90,44 +98,56 @@ def _best_epoch(metrics: dict[str, Any], trained: dict[str, Any], log: Sequence[
     return None if best is None else int(best)
 
 
-def verdict(metrics: dict[str, Any], any_predictions: bool) -> dict[str, str]:
-    """Whether the model is any good, in a headline, a sentence and a tone (good, fair or bad)."""
+def verdict(metrics: dict[str, Any], any_predictions: bool, held_out: bool) -> dict[str, str]:
+    """Whether the model is any good, in a headline, a sentence and a tone (good, fair or bad).
+
+    Args:
+        metrics: the evaluation's.
+        any_predictions: whether it predicted anything at all.
+        held_out: whether it was measured on images that it did not train on.
+    """
     ap, ap50 = measure(metrics.get("AP")), measure(metrics.get("AP50"))
     if ap50 is None:
         return {
             "tone": "bad",
             "head": "Nothing could be measured.",
-            "body": "The validation set has no boxes, or the evaluation gave no number, so nobody can say "
-            "whether this model works. Put labelled images into the validation set and evaluate again.",
+            "body": "The validation set has no boxes, or the evaluation gave no number, so it is "
+            "unknown whether this model works. Put labelled images into the validation set and evaluate again.",
         }
     if ap50 < _NOTHING:
-        said = "makes boxes, but they do not lie on the objects" if any_predictions else "predicts no boxes"
+        said = "predicts boxes, but not where the objects are" if any_predictions else "predicts no boxes"
         return {
             "tone": "bad",
             "head": "Found nothing.",
-            "body": f"The model {said}. It has not learnt the task (yet); do not use it.",
+            "body": f"The model {said}. It has not learnt the task, or not yet; do not use it.",
         }
     loose = ap is not None and ap < 0.4 * ap50
-    placed = " Its boxes are on the right objects but sit loosely: AP is far below AP50." if loose else ""
+    placed = " Its boxes are on the right objects but fit loosely: AP is far below AP50." if loose else ""
     if ap50 < 0.2:
-        head, tone = "Has only begun to learn.", "bad"
+        head, tone = "Has only just begun to learn.", "bad"
         body = "It finds an object here and there. Too early to use; more training should change that."
     elif ap50 < 0.5:
         head, tone = "Finds some, misses many.", "fair"
         body = "It has learnt what to look for, but is not reliable yet."
     elif ap50 < 0.75:
         head, tone = "Finds most objects.", "fair"
-        body = "Useful with a person checking, for pre-labelling say. See below which classes and images hold it back."
+        body = "Useful where a person checks, such as for pre-labelling. See below what holds it back."
     else:
         head, tone = "Finds nearly everything." if ap50 >= 0.9 else "Works well.", "good"
-        body = "It finds the objects reliably on images it never trained on."
+        body = "It finds the objects reliably" + (" on images it never trained on." if held_out else ".")
+    if not held_out:
+        tone = "fair" if tone == "good" else tone
+        head = head.replace(".", " on its training images.")
+        body = "How it does on images that it did not train on was not measured."
     return {"tone": tone, "head": head, "body": body + placed}
 
 
 def tiles(metrics: dict[str, Any], images: Sequence[ValImage], facts: Facts, threshold: float) -> list[dict[str, Any]]:
     """The few numbers at the top."""
-    hits, missed, false_alarms = (sum(getattr(i, key) for i in images) for key in ("hits", "missed", "false_alarms"))
-    total, made = hits + missed, hits + false_alarms
+    hits, missed, false_positives = (
+        sum(getattr(i, key) for i in images) for key in ("hits", "missed", "false_positives")
+    )
+    total, made = hits + missed, hits + false_positives
     score = f"score ≥ {threshold:.2f}"
 
     def tile(name: str, text: str, note: str, title: str = "") -> dict[str, Any]:
@@ -155,9 +175,9 @@ def advice(
     balance: Balance | None,
     threshold: float,
 ) -> list[str]:
-    """What in these numbers a colleague would point at, most telling first."""
+    """What a colleague would point out in these numbers, the most telling first."""
     ap50 = measure(metrics.get("AP50"))
-    lines = _on_divergence(log)
+    lines = _on_divergence(log) + _on_no_validation(facts)
     if ap50 is not None and ap50 < _NOTHING:
         lines += _on_nothing(facts, trained, log, images, threshold)
         lines += _on_settings(trained, images)
@@ -171,7 +191,7 @@ def advice(
         lines += _on_weak_sides(metrics, classes)
     if 0 < facts.val_boxes < 50:
         lines.append(
-            f"The validation set holds {count(facts.val_boxes, 'box', 'boxes')}: take every number here as a rough one."
+            f"The validation set holds {count(facts.val_boxes, 'box', 'boxes')}: every number here is a rough estimate."
         )
     return lines[:6]
 
@@ -185,6 +205,15 @@ def _on_divergence(log: Sequence[dict[str, Any]]) -> list[str]:
                 "(a third is a good start) and keep gradient clipping on."
             ]
     return []
+
+
+def _on_no_validation(facts: Facts) -> list[str]:
+    if facts.held_out:
+        return []
+    return [
+        "There is no validation set (val-split 0), so every number here is of images that it trained on: on new images "
+        "it will do worse. Set val-split to 10 or 20 to see how much."
+    ]
 
 
 def _on_nothing(
@@ -209,12 +238,11 @@ def _on_nothing(
             + (f" than {rate:g}" if rate else "")
             + ", and check in the images below that the true boxes lie on the objects."
         )
-    lines.append(_on_start(facts, config))
-    if facts.model == "detr_tiny":
-        lines.append(
-            "detr_tiny is there to try the pipeline on a CPU. On photographs take detr_resnet50, which starts from "
-            "weights trained on COCO."
-        )
+    # Of a model that is not made for photographs.
+    note = str(trained.get("model_note") or "")
+    lines.append(_on_start(facts, config, for_drawings=bool(note)))
+    if note:
+        lines.append(note)
     if facts.train_images is not None and facts.train_images < 100:
         lines.append(_few_images(facts.train_images))
     scores = [image.predictions[0].score for image in images if image.predictions]
@@ -224,12 +252,12 @@ def _on_nothing(
     elif images:
         lines.append(
             "There is no prediction at all, not even a weak one. Check that the evaluate step loaded the checkpoint "
-            "of this run and does not cut scores too high."
+            "of this run."
         )
     return lines
 
 
-def _on_start(facts: Facts, config: dict[str, Any]) -> str:
+def _on_start(facts: Facts, config: dict[str, Any], *, for_drawings: bool) -> str:
     """What to expect of the weights that the training started from, after so many epochs."""
     ran = f"; this run had {facts.epochs}." if facts.epochs is not None else "."
     pretrained = config.get("pretrained")
@@ -238,19 +266,19 @@ def _on_start(facts: Facts, config: dict[str, Any]) -> str:
             f"It started from pretrained weights ({pretrained}), where a few epochs usually find something{ran} If "
             "more epochs change nothing, look at the learning rate and at the boxes in the images below."
         )
-    if facts.model == "detr_tiny":
+    if for_drawings:
         return f"It started from random weights, and from there even drawn shapes take dozens of epochs{ran}"
     if pretrained == "imagenet":
-        start = "Only its backbone was pretrained (pretrained: imagenet); the transformer needs hundreds of epochs"
+        start = "Only its backbone was pretrained (pretrained: imagenet); the rest needs hundreds of epochs"
     elif "pretrained" in config:
-        start = "It started from random weights (pretrained: none), and from there DETR needs hundreds of epochs"
+        start = "It started from random weights (pretrained: none), and from there a detector needs hundreds of epochs"
     else:
-        start = "DETR starts slowly: without pretrained weights AP often stays at zero for dozens of epochs"
+        start = "Without pretrained weights AP often stays at zero for dozens of epochs"
     return start + ran + " Train several times as long, or start from weights trained on COCO (pretrained: coco)."
 
 
 def _on_settings(trained: dict[str, Any], images: Sequence[ValImage]) -> list[str]:
-    """Whether the model sees the objects large enough, and may name as many as an image has."""
+    """Whether the objects are large enough for the model, and not more than it can predict."""
     lines = []
     shorter, longest = (number(within(trained, "config", key)) for key in ("image_size", "max_size"))
     if shorter and longest:
@@ -268,18 +296,19 @@ def _on_settings(trained: dict[str, Any], images: Sequence[ValImage]) -> list[st
                 f"{percent(tiny / len(sides))} of the boxes are under {_TINY_SIDE} px wide or high. "
                 "Raise image_size and max_size, or cut the images into tiles."
             )
-    queries = number(within(trained, "config", "num_queries"))
+    limit = number(within(trained, "object_limit", "value"))
     most = max((sum(not box.crowd for box in image.truth) for image in images), default=0)
-    if queries and most > queries:
+    if limit and most > limit:
         lines.append(
-            f"One image has {most} objects, but the model can name {queries:.0f} in an image at most. "
-            "Raise num_queries."
+            f"One image has {most} objects, but the model can find {limit:.0f} in an image at most. "
+            f"Raise {within(trained, 'object_limit', 'setting')}."
         )
     return lines
 
 
 def _few_images(train_images: int) -> str:
-    return f"{count(train_images, 'training image')} is little for DETR. A few hundred make a clear difference."
+    few = "is very little" if train_images == 1 else "are few"
+    return f"{count(train_images, 'training image')} {few}. A few hundred make a clear difference."
 
 
 def _on_scores(ap50: float, images: Sequence[ValImage], balance: Balance | None, threshold: float) -> list[str]:
@@ -288,8 +317,8 @@ def _on_scores(ap50: float, images: Sequence[ValImage], balance: Balance | None,
     if balance is None or ap50 < 0.05 or recall >= 0.6 * balance.best_recall:
         return []
     return [
-        f"It is right more often than it is sure: at a score of {threshold:.2f} it finds {percent(recall)} of the "
-        f"objects, from {balance.score:.2f} on up {percent(balance.best_recall)}. Use the lower score, or train longer."
+        f"Many correct predictions have low scores: at a threshold of {threshold:.2f} it finds {percent(recall)} of "
+        f"the objects, at {balance.score:.2f} {percent(balance.best_recall)}. Use the lower threshold, or train longer."
     ]
 
 
@@ -304,11 +333,11 @@ def _on_curves(facts: Facts, log: Sequence[dict[str, Any]]) -> list[str]:
         low, low_epoch = min(validated)
         if validated[-1][0] > 1.15 * low and validated[-1][1] - low_epoch >= 0.2 * validated[-1][1]:
             lines.append(
-                f"It began to learn the training images by heart: the validation loss was lowest in epoch "
-                f"{low_epoch} and has risen since. Fewer epochs, more augmentation or more images help."
+                f"It overfits: the validation loss was lowest in epoch {low_epoch} and has risen since. "
+                "Fewer epochs, more augmentation or more images help."
             )
     if facts.best_epoch and facts.epochs and facts.epochs >= 5 and facts.best_epoch > 0.95 * facts.epochs:
-        lines.append("AP was best at the very end of the training. Longer training may still improve it.")
+        lines.append("AP was best at the very end of training: training longer may still improve it.")
     return lines
 
 
@@ -321,7 +350,7 @@ def _on_weak_sides(metrics: dict[str, Any], classes: Sequence[ClassRow]) -> list
     ap, small, large = (measure(metrics.get(name)) for name in ("AP", "AP_small", "AP_large"))
     if small is not None and large is not None and large > 0.2 and small < 0.4 * large:
         lines.append(
-            f"Small objects are its weak side (AP {small:.2f}, against {large:.2f} for large ones). Larger "
+            f"It is weak on small objects (AP {small:.2f}, against {large:.2f} for large ones). Larger "
             "input images, or tiles cut from them, help."
         )
     measured = [row for row in classes if row.ap is not None]
@@ -335,7 +364,6 @@ def _on_weak_sides(metrics: dict[str, Any], classes: Sequence[ClassRow]) -> list
             f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
         )
         lines.append(
-            f"No validation image shows {named}, so nobody can say whether it is found. "
-            "Label more images of it, or validate on a larger share."
+            f"No validation image shows {named}, so its AP is unknown. Label more such images, or raise val-split."
         )
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from steps.cli import STEPS, parse
+from steps.options import MODELS
 from tests.steps.refusals import refused
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,17 +31,35 @@ def refusal(*arguments: str) -> str:
     return line
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_help_names_every_flag(name: str) -> None:
-    done = run(name, "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    for parameter in STEPS[name].__annotations__:
-        assert parameter == "return" or f"--{parameter.replace('_', '-')}" in done.stdout
+def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every flag, choices and `auto` as such, and an example that can be run."""
+    monkeypatch.setenv("COLUMNS", "100")
+    screens = {name: run(name, "--help") for name in STEPS}
+    for name, done in screens.items():
+        assert (done.returncode, done.stderr) == (0, "")
+        assert max(map(len, done.stdout.splitlines())) <= 100
+        for parameter in STEPS[name].__annotations__:
+            assert parameter == "return" or f"--{parameter.replace('_', '-')}" in done.stdout
+        [example] = [line for line in done.stdout.splitlines() if line.startswith("    python -m steps ")]
+        assert parse(shlex.split(example)[3:])[0] == name
+    training = " ".join(screens["train"].stdout.split())
+    assert f"--model [{'|'.join(MODELS)}]" in training
+    assert training.count("[default: (auto)]") == 2
 
 
-def test_no_step_lists_them() -> None:
+def test_no_arguments_and_version() -> None:
     done = run()
-    assert all(name in done.stdout + done.stderr for name in STEPS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"\n  {name} " in done.stdout for name in STEPS)
+    done = run("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("cvat-detr")
+
+
+def test_windows_is_one_line() -> None:
+    code = "import os, steps.cli; os.name = 'nt'; steps.cli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (2, "error: cvat-detr needs Linux or macOS: on Windows, run it in WSL\n")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +73,7 @@ def test_no_step_lists_them() -> None:
         (["prepare", "--dataset-dir"], ["--dataset-dir", "requires an argument"]),
         (["prepare", "--dataset-dir", ".", "stray"], ["stray"]),
         (["train", "--dataset-dir", ".", "--output-dir", ".", "--epochs", "0"], ["--epochs", "from 1"]),
+        (["train", "--dataset-dir", ".", "--output-dir", ".", "--model", "detr"], ["--model", "'detr'", "detr_tiny"]),
         (["train", "--dataset-dir", ".", "--output-dir", ".", "--epochs", "abc"], ["--epochs", "'abc'", "auto"]),
         (["train", "--dataset-dir", ".", "--output-dir", ".", "--batch-size", "0"], ["--batch-size", "'0'", "auto"]),
     ],
@@ -171,4 +192,4 @@ raise SystemExit(run_app(app, ValueError))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: a file cannot be written: No space left on device\n"
+    assert done.stderr == "error: a file cannot be opened or written: No space left on device\n"

@@ -485,8 +485,19 @@ class TestFormat:
         assert report["dump_format"] == taken
         assert ("the files show YOLO 1.1 (obj.names) too" in caplog.text) is (taken == "cvat_coco")
 
+    @pytest.mark.parametrize("said", ["cvat", "cvat_images"])
+    def test_cvats_xml_goes_by_the_tag_that_cvat_has_for_it_and_by_the_former_one(self, root: Path, said: str) -> None:
+        root.mkdir()
+        Image.new("RGB", (20, 10)).save(root / "a.png")
+        (root / "annotations.xml").write_text(
+            '<annotations><image id="0" name="a.png" width="20" height="10">'
+            '<box label="bolt" xtl="1" ytl="1" xbr="9" ybr="9"/></image></annotations>'
+        )
+        report = prepare_data(root, dump_format=said, val_split=0)
+        assert (report["dump_format"], report["boxes"]["train"]) == ("cvat", 1)
+
     def test_unknown_format_is_refused(self, dump: Path, root: Path) -> None:
-        with refused("--dump-format cvat_cityscapes", "cvat_coco", "cvat_yolo", "datumaro_project"):
+        with refused("--dump-format cvat_cityscapes", "cvat_coco", "cvat_yolo", "datumaro_project", " cvat,"):
             prepare_data(root, dump_format="cvat_cityscapes")
 
 

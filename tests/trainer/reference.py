@@ -177,7 +177,7 @@ def losses(logits: Array, boxes: Array, targets: list[tuple[Array, Array]]) -> d
         "loss_ce": ce / weight,
         "loss_bbox": l1 / count,
         "loss_giou": giou / count,
-        "class_error": 100 - 100 * right / max(1, pairs),
+        "class_error": 100 * (pairs - right) / max(1, pairs),
         "cardinality_error": miscounted / len(targets),
     }
 

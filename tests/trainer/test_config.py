@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from trainer.config import MODEL_NAMES, TrainConfig, parse
+from trainer.config import MODEL_NAMES, TrainConfig, config_class, parse
 from trainer.errors import TrainerError
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +61,7 @@ def test_a_configuration_survives_json():
     ("hyperparameters", "words"),
     [
         ({"epocs": 3}, ["'epocs'", "epochs"]),
+        ({"num_querys": 3}, ["'num_querys'", "num_queries"]),
         ({"learning_rate_backbone": 3}, ["'learning_rate_backbone'", "lr_backbone"]),
         ({"epochs": 0}, ["'epochs'", "0", "1"]),
         ({"epochs": 2.5}, ["'epochs'", "2.5"]),
@@ -89,7 +90,7 @@ def test_hyperparameters_that_are_no_mapping_are_refused():
 
 def test_the_class_itself_forbids_unknown_fields():
     with pytest.raises(ValidationError):
-        TrainConfig(**PATHS, epocs=3)
+        config_class()(**PATHS, epocs=3)
 
 
 def test_configuration_and_errors_need_no_torch():

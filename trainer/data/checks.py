@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import bisect
-import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from trainer.data.coco_dataset import CocoDetection
-from trainer.data.images import read_thumbnail
-from trainer.data.transforms import Size, scaled
-from trainer.device import cpu_limit
+from trainer.data.leakage import Look, choose_images, leaks, look_at
+from trainer.data.transforms import scaled
 
 _FEW_BOXES = 10
 """Boxes below which a class is hardly learned."""
@@ -29,31 +19,24 @@ _SMALL_SIDE = 4
 _WORTH_SAYING = 0.02
 """Share of boxes or images from which on a matter is no accident."""
 _FEW_VAL_IMAGES, _FEW_VAL_BOXES = 20, 50
-_MOST_LOOKED_AT = 2000
-"""Images that are opened at most; a thousandth to a hundredth of a second each."""
-_THUMBNAIL = 32
-"""Side of the copies that are compared, in px."""
-_ALIKE = 0.985
-"""Correlation of two copies' grey levels from which on they may show the same, ..."""
-_NOWHERE_OFF = 0.55
-"""... unless they differ somewhere by more than this many deviations of their levels: a thing that only one has."""
-_BESIDE, _BESIDE_GAIN = 0.9, 5
-"""Correlation from which on images with neighbouring names show the same scene, if what is missing from 1 is so many
-times less than for other images: a moving camera moves the whole image, a fixed one makes all images alike."""
-_FLAT = 4.0
-"""Deviation of grey levels (of 255) below which a copy shows too little to compare."""
 _SHOWN = 3
 
 
 def look_over(
-    train_set: CocoDetection, val_set: CocoDetection, *, num_queries: int, image_size: int, max_size: int
+    train_set: CocoDetection,
+    val_set: CocoDetection,
+    *,
+    max_objects: tuple[str, int] | None,
+    image_size: int,
+    max_size: int,
 ) -> list[str]:
     """Says what is wrong with the data, and what to do about it.
 
     Args:
         train_set: images to learn from.
         val_set: images to validate on, under the numbering of classes of `train_set`.
-        num_queries: the most objects that the model finds in an image.
+        max_objects: the setting that limits how many objects the model finds in an image, and its value; None without
+            a limit.
         image_size: shorter side in px to predict at.
         max_size: limit in px for the longer side.
 
@@ -66,11 +49,12 @@ def look_over(
     """
     on_training_set = {file.resolve() for file in train_set.files} == {file.resolve() for file in val_set.files}
     train_look, val_look = (
-        _look_at(dataset, chosen)
-        for dataset, chosen in zip((train_set, val_set), _to_look_at(train_set, val_set), strict=True)
+        look_at(dataset, chosen)
+        for dataset, chosen in zip((train_set, val_set), choose_images(train_set, val_set), strict=True)
     )
     lines = [*_wrong_sizes(train_look, val_look), *_classes_to_learn(train_set)]
-    lines += _objects_beyond_queries(train_set, val_set, num_queries)
+    if max_objects is not None:
+        lines += _objects_beyond_limit(train_set, val_set, *max_objects)
     lines += _small_boxes(train_set, image_size, max_size)
     if on_training_set:
         lines.append(
@@ -78,7 +62,7 @@ def look_over(
             " nothing about new ones; set val-split above 0 or annotate images for it"
         )
     else:
-        lines += _leaks(train_set, val_set, train_look, val_look)
+        lines += leaks(train_set, val_set, train_look, val_look)
         lines += _few_to_validate(val_set)
         lines += _classes_to_validate(train_set, val_set)
     return lines
@@ -130,14 +114,14 @@ def _few_to_validate(val_set: CocoDetection) -> Iterator[str]:
         )
 
 
-def _objects_beyond_queries(train_set: CocoDetection, val_set: CocoDetection, num_queries: int) -> Iterator[str]:
-    crowded = [count for dataset in (train_set, val_set) for count in dataset.boxes_by_image if count > num_queries]
+def _objects_beyond_limit(train_set: CocoDetection, val_set: CocoDetection, setting: str, limit: int) -> Iterator[str]:
+    crowded = [count for dataset in (train_set, val_set) for count in dataset.boxes_by_image if count > limit]
     if crowded:
-        # A quarter more than the fullest image: queries specialise in places, and some always find nothing.
+        # A quarter more than the fullest image: not every prediction finds something.
         wanted = math.ceil(max(crowded) * 1.25 / 10) * 10
         yield (
-            f"{len(crowded)} image(s) have more boxes than the {num_queries} that the model finds at most, the"
-            f" fullest {max(crowded)}: set num_queries to {wanted}"
+            f"{len(crowded)} image(s) have more boxes than the {limit} that the model finds at most, the"
+            f" fullest {max(crowded)}: set {setting} to {wanted}"
         )
 
 
@@ -166,33 +150,7 @@ def _small_boxes(train_set: CocoDetection, image_size: int, max_size: int) -> It
     )
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What some images of a dataset look like from afar."""
-
-    files: list[Path]
-    levels: np.ndarray
-    """Grey levels of a small copy of each, `[n, side²]` float32, with mean 0 and deviation 1."""
-    flat: np.ndarray
-    """Whether a copy shows next to nothing, bool `[n]`."""
-    listed: list[Size]
-    sizes: list[Size]
-    """Width and height in px, as the annotations give it and as it is."""
-
-
-def _look_at(dataset: CocoDetection, chosen: list[int]) -> _Look:
-    files = [dataset.files[index] for index in chosen]
-    with ThreadPoolExecutor(cpu_limit()) as pool:
-        copies = list(pool.map(lambda file: read_thumbnail(file, _THUMBNAIL), files))
-    grey = np.array([copy for copy, _ in copies], np.float32).reshape(len(files), _THUMBNAIL**2)
-    deviation = grey.std(1, keepdims=True)
-    levels = (grey - grey.mean(1, keepdims=True)) / np.maximum(deviation, 1e-6)
-    return _Look(
-        files, levels, deviation[:, 0] < _FLAT, [dataset.sizes[index] for index in chosen], [size for _, size in copies]
-    )
-
-
-def _wrong_sizes(*looks: _Look) -> Iterator[str]:
+def _wrong_sizes(*looks: Look) -> Iterator[str]:
     wrong = [
         f"{file.name} is {there[0]}x{there[1]}, listed as {listed[0]}x{listed[1]}"
         for look in looks
@@ -204,97 +162,6 @@ def _wrong_sizes(*looks: _Look) -> Iterator[str]:
             f"{len(wrong)} of {sum(len(look.files) for look in looks)} images looked at are not of the size that the"
             f" annotations are for ({wrong[0]}): their boxes lie elsewhere; dump images and annotations together"
         )
-
-
-def _leaks(train_set: CocoDetection, val_set: CocoDetection, train: _Look, val: _Look) -> Iterator[str]:
-    """Validation images that are training images, or nearly."""
-    same = _same_content(train_set.files, val_set.files)
-    if same:
-        (val_file, train_file), *_ = same.items()
-        yield (
-            f"{len(same)} of {len(val_set)} validation images are training images too ({val_file.name} is"
-            f" {train_file.name}): AP is too good; dump each image once"
-        )
-    alike = {val_file: twin for val_file, twin in _alike(train, val) if val_file not in same}
-    if len(alike) > max(1, _WORTH_SAYING * len(val.files)):
-        (val_file, train_file), *_ = alike.items()
-        yield (
-            f"{len(alike)} of {len(val.files)} validation images looked at are nearly a training image"
-            f" ({val_file.name} and {train_file.name}), as neighbouring frames of a video are: AP is too good; put"
-            " whole videos, or blocks of frames, into the subsets train and val"
-        )
-
-
-def _to_look_at(train_set: CocoDetection, val_set: CocoDetection) -> tuple[list[int], list[int]]:
-    """All images where there are few; else validation images, and the training images beside them by name."""
-    if len(train_set) + len(val_set) <= _MOST_LOOKED_AT:
-        return list(range(len(train_set))), list(range(len(val_set)))
-    val_chosen = _spread(len(val_set), _MOST_LOOKED_AT // 4)
-    neighbours = _Neighbours(train_set.files)
-    beside = {near for index in val_chosen for near in neighbours.of(val_set.files[index])}
-    free = _MOST_LOOKED_AT - len(val_chosen) - len(beside)
-    beside.update(_spread(len(train_set), free))
-    return sorted(beside), val_chosen
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Indices of at most `most` of `count` things, evenly."""
-    taken = min(count, most)
-    return [place * count // taken for place in range(taken)]
-
-
-def _same_content(train_files: list[Path], val_files: list[Path]) -> dict[Path, Path]:
-    """Validation files, each with a training file of the same bytes."""
-    by_length: dict[int, list[Path]] = {}
-    for file in train_files:
-        by_length.setdefault(file.stat().st_size, []).append(file)
-
-    @cache
-    def content(file: Path) -> bytes:
-        return hashlib.sha256(file.read_bytes()).digest()
-
-    pairs = {}
-    for val in val_files:
-        # Only files of one length can be the same, so that few are read.
-        twin = next((f for f in by_length.get(val.stat().st_size, []) if content(f) == content(val)), None)
-        if twin is not None:
-            pairs[val] = twin
-    return pairs
-
-
-def _alike(train: _Look, val: _Look) -> Iterator[tuple[Path, Path]]:
-    """Validation files, each with a training file that looks like it."""
-    neighbours = _Neighbours(train.files)
-    for file, levels, flat in zip(val.files, val.levels, val.flat, strict=True):
-        if flat:
-            continue
-        correlations = np.where(train.flat, 0, train.levels @ levels / levels.size)
-        copies = [
-            int(place)
-            for place in np.flatnonzero(correlations > _ALIKE)
-            if np.abs(train.levels[place] - levels).max() < _NOWHERE_OFF
-        ]
-        least = 1 - (1 - np.median(correlations)) / _BESIDE_GAIN if len(correlations) else 1
-        frames = [place for place in neighbours.of(file) if correlations[place] > max(_BESIDE, least)]
-        if copies or frames:
-            yield file, train.files[max((correlations[place], place) for place in copies + frames)[1]]
-
-
-class _Neighbours:
-    """Files by name, where the frames of a video lie side by side, whatever else is among them."""
-
-    def __init__(self, files: list[Path]) -> None:
-        self._by_name = sorted((_natural(file), place) for place, file in enumerate(files))
-
-    def of(self, file: Path) -> list[int]:
-        """Places of the file before and the file after another one."""
-        after = bisect.bisect_left(self._by_name, (_natural(file), -1))
-        return [place for _, place in self._by_name[max(0, after - 1) : after + 1]]
-
-
-def _natural(file: Path) -> list[Any]:
-    """Sorts frame 9 before frame 10; text and numbers alternate."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(file))]
 
 
 def _class_list(names: list[str]) -> str:

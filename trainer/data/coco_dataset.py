@@ -1,4 +1,4 @@
-"""A COCO file and its images as a torch dataset, and batches of its items."""
+"""A COCO file and its images as a torch dataset."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.ops import box_convert
 
 from trainer.data.images import read_image, read_size
-from trainer.data.transforms import Sample, Size, Transform, normalize, to_tensor
+from trainer.data.transforms import Sample, Size, Transform, to_tensor
 from trainer.errors import TrainerError
-from trainer.models.box_ops import xyxy_to_cxcywh
 
 
 @dataclass(frozen=True)
@@ -25,44 +24,6 @@ class Category:
 
     id: int
     name: str
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images `[B, 3, H, W]`, mask `[B, H, W]` (True where padded) and a target for each image.
-
-    The images are uint8 as loaded, a quarter of the bytes to move between processes and to the device, and
-    normalised float32 once they are on it.
-    """
-
-    images: Tensor
-    padding_mask: Tensor
-    targets: list[dict[str, Tensor]]
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device, its images normalised there."""
-        images = self.images.to(device, non_blocking=True)
-        padding_mask = self.padding_mask.to(device, non_blocking=True)
-        if images.dtype == torch.uint8:
-            images = normalize(images, padding_mask)
-        targets = [{key: value.to(device, non_blocking=True) for key, value in t.items()} for t in self.targets]
-        return Batch(images, padding_mask, targets)
-
-    def pin_memory(self) -> Batch:
-        """The same batch in memory that a GPU reads by itself; what `DataLoader` calls."""
-        targets = [{key: value.pin_memory() for key, value in t.items()} for t in self.targets]
-        return Batch(self.images.pin_memory(), self.padding_mask.pin_memory(), targets)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Between processes each tensor costs a file descriptor, which takes longer to hand over than the few
-        # numbers of a target take to copy.
-        arrays = [{key: value.numpy() for key, value in target.items()} for target in self.targets]
-        return _batch_from_arrays, (self.images, self.padding_mask, arrays)
-
-
-def _batch_from_arrays(images: Tensor, padding_mask: Tensor, arrays: list[dict[str, np.ndarray]]) -> Batch:
-    targets = [{key: torch.from_numpy(value) for key, value in target.items()} for target in arrays]
-    return Batch(images, padding_mask, targets)
 
 
 def annotation_file(dataset_dir: Path, split: str) -> Path:
@@ -224,31 +185,9 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         scale = torch.tensor([width, height, width, height], dtype=torch.float32)
         target = {
             "labels": sample.labels,
-            "boxes": xyxy_to_cxcywh(sample.boxes) / scale,
+            "boxes": box_convert(sample.boxes, "xyxy", "cxcywh") / scale,
             "image_id": torch.tensor([self.image_ids[index]]),
             "orig_size": torch.tensor([original.image.size[1], original.image.size[0]]),
             "size": torch.tensor([height, width]),
         }
         return to_tensor(sample.image), target
-
-
-def pad(images: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pads images uint8 `[3, H_i, W_i]` at the right and the bottom; `normalize` makes the padding 0.
-
-    Returns:
-        uint8 `[B, 3, H, W]` with the greatest height and width, and a bool mask `[B, H, W]`, True where padded.
-    """
-    height = max(image.shape[1] for image in images)
-    width = max(image.shape[2] for image in images)
-    # Channels last in memory, as images come from PIL: rows are copied whole.
-    batch = torch.zeros(len(images), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-    mask = torch.ones(len(images), height, width, dtype=torch.bool)
-    for index, image in enumerate(images):
-        batch[index, :, : image.shape[1], : image.shape[2]] = image
-        mask[index, : image.shape[1], : image.shape[2]] = False
-    return batch, mask
-
-
-def collate(items: list[tuple[Tensor, dict[str, Tensor]]]) -> Batch:
-    """Items of the dataset as one batch."""
-    return Batch(*pad([image for image, _ in items]), [target for _, target in items])

@@ -11,19 +11,21 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from trainer import checkpoint
-from trainer.data.coco_dataset import Category, pad
+from trainer.data.batch import pad
+from trainer.data.coco_dataset import Category
 from trainer.data.images import to_rgb
-from trainer.data.transforms import Sample, normalize, resize, to_tensor
+from trainer.data.transforms import Sample, resize, to_tensor
 from trainer.device import pick_device
 from trainer.errors import TrainerError
-from trainer.models.detr.model import DETR, build_model, post_process
+from trainer.models.interface import DetectionModel
+from trainer.models.registry import family
 
 
 @dataclass
 class Detector:
     """A model in evaluation mode, with its classes and the size that it predicts at."""
 
-    model: DETR
+    model: DetectionModel
     categories: list[Category]
     image_size: int
     max_size: int
@@ -57,7 +59,7 @@ class Detector:
         resized = [self._resize(image) for image in images]
         batch, mask = (tensor.to(self.device) for tensor in pad([to_tensor(image) for image in resized]))
         sizes = torch.tensor([[image.height, image.width] for image in images], device=self.device)
-        found = post_process(self.model(normalize(batch, mask), mask), sizes)
+        found = self.model.detections(self.model(batch, mask), sizes)
         return [
             _tidy(detections, image.width, image.height, threshold)
             for detections, image in zip(found, images, strict=True)
@@ -87,18 +89,12 @@ def load(path: str | Path, device: str = "auto") -> Detector:
             classes; start a training from them with `pretrained` instead).
     """
     content = checkpoint.read(path)
-    missing = {"model", "model_config", "class_names", "category_ids"} - set(content)
-    if missing:
-        raise TrainerError(f"checkpoint {path} has no '{min(missing)}'; name one that a training wrote")
-    recipe = content["model_config"]
-    model = build_model(
-        recipe["name"],
-        recipe["num_classes"],
-        num_queries=recipe["num_queries"],
-        dropout=recipe["dropout"],
-        frozen_norm=recipe["frozen_norm"],
-        sizes=recipe["sizes"],
-    )
+    described = checkpoint.model_in(content)
+    missing = {"model", "class_names", "category_ids"} - set(content)
+    if missing or described is None:
+        raise TrainerError(f"checkpoint {path} has no '{min(missing, default='spec')}'; use one that a training wrote")
+    family_name, spec = described
+    model = family(family_name).build(spec)
     model.load_state_dict(content["model"])
     where = pick_device(device)
     categories = [

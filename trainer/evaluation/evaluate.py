@@ -14,7 +14,7 @@ from trainer.device import limit_threads
 from trainer.errors import TrainerError
 from trainer.evaluation.coco_metrics import coco_metrics
 from trainer.evaluation.detector import Detector, load
-from trainer.training.train_step import predict
+from trainer.evaluation.predict import predict
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,17 @@
-"""Boxes as tensors: the two layouts and the overlaps that the matcher and the loss need."""
+"""Overlap of boxes for the matcher and the loss; conversions and areas are torchvision's."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-
-def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Centre and size to corners: `[..., 4]` (cx, cy, w, h) to `[..., 4]` (x0, y0, x1, y1), any unit."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
-
-
-def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Corners to centre and size: `[..., 4]` (x0, y0, x1, y1) to `[..., 4]` (cx, cy, w, h), any unit."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([(low + high) / 2, high - low], dim=-1)
-
-
-def box_area(boxes: Tensor) -> Tensor:
-    """Areas `[...]` of corner boxes `[..., 4]`, in their unit squared."""
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+from torchvision.ops import box_area
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU of boxes element by element, with broadcasting.
+
+    torchvision's `generalized_box_iou` is for pairs of two flat lists, where the matcher needs all layers and images at
+    once, and gives NaN for two boxes without area.
 
     Args:
         a: corner boxes `[..., 4]`.

@@ -50,7 +50,7 @@ class Processes:
         return self.size > 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes files and talks."""
         return self.rank == 0
 
@@ -65,7 +65,7 @@ class Processes:
         device_ids = [device.index] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=device_ids)
 
-    def apart(self, model: nn.Module) -> AbstractContextManager[None]:
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
         """A context in which gradients of a wrapped model gather without being averaged yet."""
         if isinstance(model, nn.parallel.DistributedDataParallel):
             return cast(AbstractContextManager[None], model.no_sync())
@@ -77,6 +77,10 @@ class Processes:
             distributed.all_reduce(values)
         return values
 
+    def mean(self, values: Tensor, device: torch.device) -> Tensor:
+        """The sum over the processes divided by their number, on the device; alone, the values as they are."""
+        return self.sum(values.to(device)) / self.size if self.many else values
+
     def gather(self, value: Any) -> list[Any]:
         """What each process has, by rank: plain containers."""
         if not self.many:
@@ -84,11 +88,6 @@ class Processes:
         values: list[Any] = [None] * self.size
         distributed.all_gather_object(values, value)
         return values
-
-    def wait(self) -> None:
-        """Returns once every process has come here."""
-        if self.many:
-            distributed.barrier()
 
 
 class _Connection:

@@ -1,8 +1,9 @@
-"""What a validation means for the rest of the run: go on, lower the rates early, stop, or warn."""
+"""What a validation means for the rest of the run: continue, lower the rates early, stop, or warn."""
 
 from __future__ import annotations
 
 import logging
+import math
 
 from trainer.config import TrainConfig
 from trainer.training.train_state import RunState
@@ -30,8 +31,10 @@ def follow(state: RunState, validation: dict[str, float]) -> None:
     config, position = state.config, state.position
     best = position.best
     better = not best or any(validation[name] > best[name] for name in ("AP", "AP50"))
-    if position.best_loss is None or validation["loss"] < position.best_loss:
-        better, position.best_loss = True, validation["loss"]
+    # Not every model can tell its loss in evaluation mode.
+    loss = validation.get("loss", math.inf)
+    if position.best_loss is None or loss < position.best_loss:
+        better, position.best_loss = True, loss
     position.stalled = 0 if better else position.stalled + 1
     _warn_of_nothing(state, validation)
     if not config.patience or position.stalled < config.patience or position.epoch >= state.end_epoch:
@@ -66,7 +69,7 @@ def _advice(config: TrainConfig) -> str:
     """What to change first, by what the run started from."""
     if config.pretrained is None:
         return (
-            "from random weights DETR needs many thousand steps; start from pretrained weights"
+            "from random weights a detector needs many thousands of steps; start from pretrained weights"
             " (pretrained: coco or imagenet, or a checkpoint), or give it many more epochs"
         )
     return (

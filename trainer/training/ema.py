@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import copy
+from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
+
+from trainer.models.interface import DetectionModel
 
 
-class Average:
+class Average(AveragedModel):
     """Exponential moving average of a model's weights and buffers (Polyak and Juditsky 1992).
 
     The share that the average keeps of itself rises with the steps up to `decay`, so that it forgets the random
     weights of the start.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: DetectionModel, decay: float) -> None:
         """Starts from the model's weights."""
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        super().__init__(model, multi_avg_fn=self._move, use_buffers=True)
+        self.requires_grad_(False)
         self.decay = decay
 
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Moves towards the model's weights after its optimizer step number `step`, counted from 1."""
-        keep = min(self.decay, step / (step + 9))
-        ours, theirs = self.model.state_dict(), model.state_dict()
-        floats = [name for name, value in ours.items() if value.is_floating_point()]
-        torch._foreach_lerp_([ours[name] for name in floats], [theirs[name] for name in floats], 1 - keep)
-        for name in ours.keys() - set(floats):
-            ours[name].copy_(theirs[name])
+    @property
+    def model(self) -> DetectionModel:
+        """The averaged weights, as a model to validate and to use."""
+        return cast(DetectionModel, self.module)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights, under the model's names."""
-        return self.model.state_dict()
+    def resume(self, weights: dict[str, Tensor], steps: int) -> None:
+        """Takes up an average of so many steps, given under the model's names."""
+        self.module.load_state_dict(weights)
+        self.n_averaged.fill_(steps)
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes up the average of a run that was cut off."""
-        self.model.load_state_dict(state)
+    def _move(self, averages: PARAM_LIST, weights: PARAM_LIST, _: Tensor | int) -> None:
+        if averages[0].is_floating_point():
+            # Not the count that torch hands over: that one may be on a GPU, and would have to be waited for.
+            steps = int(self.n_averaged) + 1
+            get_ema_multi_avg_fn(min(self.decay, steps / (steps + 9)))(averages, weights, steps)
+        else:
+            for average, value in zip(averages, weights, strict=True):
+                average.copy_(value)

@@ -1,4 +1,4 @@
-"""SIGTERM as a wish that is granted at the next safe moment."""
+"""SIGTERM as a request to stop, which is met at the next safe moment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.stop_requested = False
         self._before: Any = None
 
     def __enter__(self) -> Interrupt:
@@ -32,4 +32,4 @@ class Interrupt:
             signal.signal(signal.SIGTERM, self._before)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.wanted = True
+        self.stop_requested = True

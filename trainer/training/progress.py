@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from types import TracebackType
-from typing import TextIO
 
 from rich import progress as bars
 from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
 
 _log = logging.getLogger("trainer")
 
@@ -86,41 +86,34 @@ class _Bar:
             bars.MofNCompleteColumn(),
             bars.TextColumn("{task.fields[figures]}"),
         )
-        self._bars = bars.Progress(
-            *columns,
-            console=Console(stderr=True),
-            transient=True,
-            # What goes to a file stays in the file.
-            redirect_stdout=sys.stdout.isatty(),
-        )
+        console = Console(stderr=True)
+        # What goes to a file stays in the file.
+        self._bars = bars.Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
         self._task = self._bars.add_task("", total=None, figures="")
-        self._open = ExitStack()
+        self._log = RichHandler(
+            console=console, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter()
+        )
+        self._replaced: list[logging.Handler] = []
 
     def open(self) -> None:
-        plain = sys.stdout, sys.stderr
-        self._open.enter_context(self._bars)
-        # Entered, the bar has put streams of its own in the place of the terminal's, which write above it.
-        for before, now in zip(plain, (sys.stdout, sys.stderr), strict=True):
-            self._open.enter_context(_logging_to(before, now))
+        root = logging.getLogger()
+        self._replaced = [h for h in root.handlers if isinstance(h, logging.StreamHandler) and h.stream.isatty()]
+        for handler in self._replaced:
+            self._log.setFormatter(handler.formatter)
+            root.removeHandler(handler)
+        if self._replaced:
+            root.addHandler(self._log)
+        self._bars.start()
 
     def close(self) -> None:
-        self._open.close()
+        self._bars.stop()
+        root = logging.getLogger()
+        root.removeHandler(self._log)
+        for handler in self._replaced:
+            root.addHandler(handler)
 
     def draw(self, title: str, done: int, total: int, figures: str) -> None:
         self._bars.update(self._task, description=title, completed=done, total=total, figures=figures)
-
-
-@contextmanager
-def _logging_to(before: TextIO, now: TextIO) -> Iterator[None]:
-    """Lets log handlers of one stream write to another."""
-    moved = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler) and h.stream is before]
-    for handler in moved:
-        handler.setStream(now)
-    try:
-        yield
-    finally:
-        for handler in moved:
-            handler.setStream(before)
 
 
 def in_words(seconds: float) -> str:

@@ -11,16 +11,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainer.config import MODEL_DEFAULTS, TrainConfig
+from trainer.config import TrainConfig
+from trainer.models.registry import family_of, model_info
 
 LARGE = 20_000
 """Images from which on the paper's settings hold as they are."""
 
-# Optimizer steps that a set of 300 images needs, by where the weights come from. Those of the small models were tried
-# (the drawn sample; BCCD from ImageNet weights). Those of the large ones are reckoned: the paper's half a million steps
-# from ImageNet weights, less what a few hundred images cannot use, and less what weights from COCO save.
-_STEPS = {"coco": 6_000, "imagenet": 20_000, "checkpoint": 4_000, "none": 40_000}
-_STEPS_OF_SMALL = {"coco": 1_000, "imagenet": 1_500, "checkpoint": 600, "none": 1_000}
 _SMALL_IS_ENOUGH = 20
 """Steps of an epoch below which an epoch means little."""
 
@@ -59,7 +55,7 @@ def settle(
     Args:
         config: whose `model_fields_set` are left as they are.
         facts: of the dataset and the device.
-        before: the settings of the run that goes on. What was chosen then stays, though the pod may have moved to
+        before: the settings of the run that is resumed. What was chosen then stays, though the pod may have moved to
             another GPU: half of an epoch in batches of four is not half of one in batches of eight.
 
     Returns:
@@ -90,27 +86,25 @@ class _Choices:
         value = self.before.get(field, value)
         if field in self._given or getattr(self.config, field) == value:
             return
-        self.config = TrainConfig.model_construct(
+        self.config = type(self.config).model_construct(
             _fields_set=self.config.model_fields_set, **{**dict(self.config), field: value}
         )
         self.made.append(Choice(field, value, reason))
 
     def make_room_for_boxes(self) -> None:
-        """Queries that no image can exhaust."""
-        most, queries = self.facts.most_boxes, self.config.num_queries
-        if most > 0.7 * queries:
+        """A limit on the objects in an image that no image comes near."""
+        most, limit = self.facts.most_boxes, family_of(self.config.model).max_objects
+        if limit is not None and most > 0.7 * getattr(self.config, limit):
             wanted = 10 * math.ceil(most * 1.5 / 10)
-            self.choose("num_queries", wanted, f"an image has {most} objects, and every object needs a query to spare")
+            self.choose(limit, wanted, f"an image has {most} objects, and the model needs some to spare")
 
     def fill_the_gpu(self) -> None:
         """A batch that the GPU's memory holds, without leaving an epoch with a handful of steps."""
-        small = self.config.model in MODEL_DEFAULTS
-        if self.facts.gpu_memory is None or small:
+        info = model_info(self.config.model)
+        if self.facts.gpu_memory is None or info.small:
             return
-        # fp32 activations of R50 at 800 px take some 3.5 GB an image, those of a deeper or dilated model more; half
-        # precision takes less, which leaves room for what else is on the GPU.
-        area = (self.config.image_size / 800) ** 2
-        image = 3.5 * area * (2.0 if "dc5" in self.config.model else 1.0) * (1.4 if "101" in self.config.model else 1.0)
+        # Half precision takes less than float32, which leaves room for what else is on the GPU.
+        image = info.gb_per_image * (self.config.image_size / 800) ** 2
         fits = max(1, int((self.facts.gpu_memory - 2) / image))
         useful = max(2, self.facts.images // (_SMALL_IS_ENOUGH * self.facts.processes))
         size = 2 ** int(math.log2(max(1, min(fits, useful, 16))))
@@ -120,12 +114,12 @@ class _Choices:
     def follow_the_size(self) -> None:
         """What few images ask for."""
         config, facts = self.config, self.facts
-        small = config.model in MODEL_DEFAULTS
+        info = model_info(config.model)
         start = config.pretrained if config.pretrained in ("coco", "imagenet") else "checkpoint"
         start = "none" if config.pretrained is None else start
         an_epoch = math.ceil(facts.images / (config.batch_size * facts.processes))
         # Twice the images hold more to learn, but not twice as much.
-        wanted = (_STEPS_OF_SMALL if small else _STEPS)[start] * math.sqrt(max(facts.images, 50) / 300)
+        wanted = info.steps[start] * math.sqrt(max(facts.images, 50) / 300)
         source = {"checkpoint": "a checkpoint", "none": "random weights"}.get(start, f"{start} weights")
         self.choose(
             "epochs",
@@ -134,7 +128,7 @@ class _Choices:
         )
         epochs = self.config.epochs
         steps = epochs * an_epoch
-        if not small:
+        if not info.small:
             self._rates(config.batch_size * facts.processes)
         self.choose(
             "warmup_steps",
@@ -142,7 +136,7 @@ class _Choices:
             "a twentieth of the steps, so that a new class head does not upset the weights behind it",
         )
         self.choose("lr_drop_at", 0.8, "with few steps the full rate is worth more than the paper's long tail")
-        if facts.images < 2_000 and not small:
+        if facts.images < 2_000 and not info.small:
             self.choose("augment", "strong", f"each of {facts.images} images is seen {epochs} times")
         self.choose(
             "ema_decay",

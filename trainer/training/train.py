@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,29 +11,24 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from trainer.config import SIZES, TrainConfig
+from trainer import checkpoint
+from trainer.config import TrainConfig
+from trainer.data.augmentation import train_transform
 from trainer.data.checks import look_over
 from trainer.data.coco_dataset import CocoDetection, annotation_file
-from trainer.data.data_loader import EpochSampler, default_workers, eval_loader, train_loader
-from trainer.data.transforms import EvalTransform, train_transform
-from trainer.device import limit_threads, pick_device
+from trainer.data.transforms import EvalTransform
+from trainer.device import Arithmetic, limit_threads, pick_arithmetic, pick_device
 from trainer.errors import TrainerError
-from trainer.evaluation.coco_metrics import coco_metrics
-from trainer.models.detr.criterion import SetCriterion
-from trainer.models.detr.matcher import HungarianMatcher
-from trainer.models.detr.model import DETR, build_model
-from trainer.precision import Arithmetic, pick_arithmetic
+from trainer.models.interface import DetectionModel
+from trainer.models.registry import family_of, model_info
 from trainer.training.distributed import Processes
-from trainer.training.early_stopping import follow, is_best
 from trainer.training.ema import Average
-from trainer.training.metric_log import Journal
+from trainer.training.loop import run_epochs
 from trainer.training.optimizer import build_optimizer
 from trainer.training.preemption import Interrupt
-from trainer.training.progress import Progress, in_words
+from trainer.training.progress import in_words
 from trainer.training.recipe import Choice, Facts, settle
-from trainer.training.schedule import rate_factor, set_rates
 from trainer.training.train_state import RunState, check_same_run, find_last
-from trainer.training.train_step import Averages, Learner, predict, train_one_epoch
 
 _log = logging.getLogger("trainer")
 
@@ -54,10 +47,10 @@ class TrainResult:
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Trains a DETR, or takes up a run that was cut off, and returns when its last epoch is done.
+    """Trains a detector, or resumes a run that was cut off, and returns when its last epoch is done.
 
     The run lives in `config.output_dir`: `checkpoints/last.pth` and `best.pth`, `log.jsonl`, `train.json`
-    and `tensorboard/`. Called again with the same configuration it goes on from `last.pth`, to the same
+    and `tensorboard/`. Called again with the same configuration it resumes from `last.pth`, to the same
     weights (on a CPU, to the bit) as a run that was never cut off; a finished run returns at once.
 
     Args:
@@ -70,7 +63,7 @@ def train(config: TrainConfig) -> TrainResult:
     """
     processes = Processes.from_environment()
     device = pick_device(config.device, processes.local_rank)
-    if not processes.leads:
+    if not processes.is_main:
         _log.setLevel(logging.ERROR)
     with Interrupt() as interrupt, processes.connect(device):
         threads = limit_threads(processes.on_this_machine)
@@ -85,7 +78,7 @@ def train(config: TrainConfig) -> TrainResult:
         warnings = look_over(
             train_set,
             val_set,
-            num_queries=config.num_queries,
+            max_objects=_object_limit(config),
             image_size=config.image_size,
             max_size=config.max_size,
         )
@@ -105,7 +98,7 @@ def train(config: TrainConfig) -> TrainResult:
             )
         if state.position.epoch < state.end_epoch:
             _log.info("training on %s in %s with %d threads", device, arithmetic.name, threads)
-            _run(state, train_set, val_set, device, arithmetic, interrupt)
+            run_epochs(state, train_set, val_set, device, arithmetic, interrupt)
         else:
             _log.info("the run in %s has its %d epochs already", config.output_dir, state.position.epoch)
         return _finish(state, train_set, val_set, device, arithmetic, choices)
@@ -152,7 +145,7 @@ def _facts(train_set: CocoDetection, processes: Processes, device: torch.device)
 
 
 def _say(choices: list[Choice], warnings: list[str]) -> None:
-    """What the recipe chose, and what the data makes one fear, before the first step."""
+    """Logs what the recipe chose and the dataset warnings, before the first step."""
     if choices:
         _log.info("chosen for this dataset (hyperparameters override each; `recipe: paper` all):")
     for choice in choices:
@@ -170,20 +163,19 @@ def _new_state(
     earlier: dict[str, Any] | None,
 ) -> RunState:
     """Model and optimizer as they are before the first step."""
-    model = build_model(
-        config.model,
-        len(train_set.categories),
-        # A run taken up again has its weights, and the file or address of the first ones may be gone by now.
-        config.pretrained if earlier is None else None,
-        class_names=[category.name for category in train_set.categories],
-        num_queries=config.num_queries,
-        dropout=config.dropout,
-        aux_loss=config.aux_loss,
-        frozen_norm=_frozen_norm(config) if earlier is None else earlier["model_config"]["frozen_norm"],
-        sizes={name: getattr(config, name) for name in SIZES},
-    ).to(device)
+    family, class_names = family_of(config.model), [category.name for category in train_set.categories]
+    spec = family.new_spec(config.model, len(class_names), config.family_settings)
+    if earlier is None:
+        model = family.build(spec)
+        if config.pretrained is not None:
+            model.load_pretrained(config.pretrained, class_names)
+    else:
+        # Its weights come from the checkpoint: the first ones may be gone by now, but what they made of the spec stays.
+        _, before = checkpoint.model_in(earlier) or ("", {})
+        model = family.build({**before, **spec})
+    model = model.to(device)
     if processes.many and device.type == "cuda":
-        model = cast(DETR, nn.SyncBatchNorm.convert_sync_batchnorm(model))
+        model = cast(DetectionModel, nn.SyncBatchNorm.convert_sync_batchnorm(model))
     return RunState(
         config,
         train_set.categories,
@@ -195,192 +187,10 @@ def _new_state(
     )
 
 
-def _frozen_norm(config: TrainConfig) -> bool | None:
-    """Normalisation statistics are only worth keeping where somebody has estimated them."""
-    if config.pretrained is None:
-        return False
-    return True if config.pretrained in ("coco", "imagenet") else None
-
-
-def _run(
-    state: RunState,
-    train_set: CocoDetection,
-    val_set: CocoDetection,
-    device: torch.device,
-    arithmetic: Arithmetic,
-    interrupt: Interrupt,
-) -> None:
-    """The epochs that are still to come."""
-    config, position, processes = state.config, state.position, state.processes
-    criterion = SetCriterion(
-        len(state.categories),
-        HungarianMatcher(config.set_cost_class, config.set_cost_bbox, config.set_cost_giou),
-        ce_loss_coef=config.ce_loss_coef,
-        bbox_loss_coef=config.bbox_loss_coef,
-        giou_loss_coef=config.giou_loss_coef,
-        eos_coef=config.eos_coef,
-    ).to(device)
-    learner = Learner(
-        processes.wrap(state.model, device),
-        criterion,
-        state.optimizer,
-        device,
-        config.clip_max_norm,
-        arithmetic,
-        state.scaler,
-        processes,
-        parts=config.accumulate,
-        splits_further="batch_size" not in config.model_fields_set,
-    )
-    workers = config.workers
-    if workers == "auto":
-        workers = default_workers(device, processes.on_this_machine)
-    ranks = {"rank": processes.rank, "world_size": processes.size}
-    sampler = EpochSampler(
-        len(train_set), config.batch_size, config.seed, **ranks, sizes=train_set.sizes_in, epochs=state.end_epoch
-    )
-    loader = train_loader(train_set, sampler, workers)
-    val_loader = eval_loader(val_set, config.batch_size, workers, **ranks)
-    journal = Journal(config.output_dir, position.epoch, position.step) if processes.leads else None
-    progress = Progress(lambda: state.end_epoch, len(sampler), config.log_seconds, bar=processes.leads)
-    clock = _Clock()
-
-    def before_step() -> None:
-        factor = rate_factor(
-            position.epoch, position.step, warmup_steps=config.warmup_steps, drop_epoch=state.drop_epoch
-        )
-        set_rates(state.optimizer, factor)
-
-    def after_step(figures: dict[str, float], images: int, stop: bool) -> None:
-        state.averages.add(figures, images)
-        position.step += 1
-        position.step_in_epoch += 1
-        if state.average is not None:
-            state.average.update(state.model, position.step)
-        position.train_seconds += clock.lap(position)
-        progress.step(position.epoch, position.step_in_epoch, figures["loss"])
-        if stop:
-            leave()
-
-    def leave() -> None:
-        clock.lap(position)
-        state.save_last()
-        _log.info("asked to stop; %s has everything to go on", state.last_path)
-        raise SystemExit(143)
-
-    def leave_if_asked() -> None:
-        # Between steps the processes are apart: together they leave at the next one.
-        if interrupt.wanted and not processes.many:
-            leave()
-
-    with progress, contextlib.closing(journal) if journal is not None else contextlib.nullcontext():
-        while position.epoch < state.end_epoch:
-            clock.lap(position)
-            sampler.epoch, sampler.first_batch = position.epoch, position.step_in_epoch
-            try:
-                train_one_epoch(
-                    learner, loader, before_step=before_step, after_step=after_step, wish=lambda: interrupt.wanted
-                )
-            except TrainerError as error:
-                raise TrainerError(f"epoch {position.epoch + 1}, step {position.step_in_epoch + 1}: {error}") from None
-            validation = None
-            if (position.epoch + 1) % config.eval_every == 0 or position.epoch + 1 == state.end_epoch:
-                validation = _validate(state, criterion, val_set, val_loader, device, arithmetic, leave_if_asked)
-            clock.lap(position)
-            _end_epoch(state, journal, progress, validation)
-
-
-class _Clock:
-    """Adds the time since it was last asked to where the run keeps its account."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def lap(self, position: Any) -> float:
-        now = time.monotonic()
-        spent, self._last = now - self._last, now
-        position.seconds += spent
-        position.epoch_seconds += spent
-        return spent
-
-
-def _validate(
-    state: RunState,
-    criterion: SetCriterion,
-    val_set: CocoDetection,
-    loader: Any,
-    device: torch.device,
-    arithmetic: Arithmetic,
-    leave_if_asked: Any,
-) -> dict[str, float] | None:
-    """Losses and COCO's twelve numbers on the validation images; None when there are none."""
-    if not len(val_set):
-        return None
-    category_ids = [category.id for category in state.categories]
-    rows, losses = predict(
-        state.usable,
-        loader,
-        device,
-        category_ids,
-        criterion=criterion,
-        arithmetic=arithmetic,
-        after_batch=leave_if_asked,
-    )
-    # Each process has looked at images of its own; all of them score all of the rows, and agree.
-    means, predictions = Averages(), []
-    for part, figures in state.processes.gather((rows, losses.state_dict())):
-        predictions += part
-        averages = Averages()
-        averages.load_state_dict(figures)
-        means.add(averages.means(), averages.weight)
-    metrics, _ = coco_metrics(val_set.coco, predictions)
-    kept = {name: means.means()[name] for name in ("loss", "loss_ce", "loss_bbox", "loss_giou")}
-    return {**kept, **metrics}
-
-
-def _end_epoch(
-    state: RunState, journal: Journal | None, progress: Progress, validation: dict[str, float] | None
-) -> None:
-    """Counts the epoch, then writes checkpoints, log and a line to read."""
-    config, position = state.config, state.position
-    means, images, steps = state.averages.means(), int(state.averages.weight), position.step_in_epoch
-    seconds, rates = position.epoch_seconds, [group["lr"] for group in state.optimizer.param_groups]
-    position.epoch += 1
-    position.step_in_epoch, position.epoch_seconds = 0, 0.0
-    state.averages.load_state_dict({"sums": {}, "weight": 0.0})
-
-    if validation is not None:
-        position.latest = validation
-        follow(state, validation)
-    is_last = position.epoch >= state.end_epoch
-    if (validation is not None and is_best(position.best, validation)) or (is_last and not position.best):
-        position.best, position.best_epoch = validation or {}, position.epoch
-        state.save_best()
-    row = {
-        "epoch": position.epoch,
-        "step": position.step,
-        "lr": rates[0],
-        "lr_backbone": rates[1],
-        "train": means,
-        "val": validation,
-        "seconds": seconds,
-        "seconds_per_step": seconds / max(1, steps),
-        "images": images,
-    }
-    if journal is not None:
-        journal.epoch(row)
-    # After the log: a kill in between repeats the epoch and its line, and loses neither.
-    if is_last or position.epoch % config.checkpoint_every == 0:
-        state.save_last()
-    _log.info(
-        "epoch %d/%d: loss %.3f%s, %.3f s/step, %s left",
-        position.epoch,
-        state.end_epoch,
-        means["loss"],
-        "" if validation is None else ", AP {AP:.3f}, AP50 {AP50:.3f}".format(**validation),
-        row["seconds_per_step"],
-        in_words(progress.left(position.epoch, 0)),
-    )
+def _object_limit(config: TrainConfig) -> tuple[str, int] | None:
+    """The setting that limits how many objects are found in an image, and its value."""
+    name = family_of(config.model).max_objects
+    return None if name is None else (name, int(getattr(config, name)))
 
 
 def _finish(
@@ -392,9 +202,10 @@ def _finish(
     choices: list[Choice],
 ) -> TrainResult:
     """Writes train.json and says how it went."""
-    config, position = state.config, state.position
+    config, position, limit = state.config, state.position, _object_limit(state.config)
     summary = {
         "model": config.model,
+        "model_note": model_info(config.model).note,
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "classes": [category.name for category in state.categories],
         "category_ids": [category.id for category in state.categories],
@@ -410,12 +221,14 @@ def _finish(
         "seconds_per_step": position.train_seconds / max(1, position.step),
         "device": str(device),
         "precision": arithmetic.name,
+        "figures": list(state.model.figures),
+        "object_limit": None if limit is None else dict(zip(("setting", "value"), limit, strict=True)),
         "processes": state.processes.size,
         "config": config.model_dump(mode="json"),
         "recipe": [choice.as_row() for choice in choices],
         "warnings": position.warnings,
     }
-    if state.processes.leads:
+    if state.processes.is_main:
         (config.output_dir / "train.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _log.info(
         "done: %d epochs in %s, best AP %s in epoch %d",

@@ -1,22 +1,23 @@
-"""Everything that a run cut off at any step needs to go on as if nothing had happened."""
+"""Everything that a run cut off at any step needs to resume as if nothing had happened."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 from trainer import checkpoint
-from trainer.config import SIZES, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data.coco_dataset import Category
 from trainer.errors import TrainerError
-from trainer.models.detr.model import DETR
+from trainer.evaluation.predict import Averages
+from trainer.models.interface import DetectionModel
+from trainer.models.registry import family_of
 from trainer.training.distributed import Processes
 from trainer.training.ema import Average
-from trainer.training.train_step import Averages
 
 _SETTINGS = ("full_lr", "weight_decay")
 
@@ -60,7 +61,7 @@ class RunState:
 
     config: TrainConfig
     categories: list[Category]
-    model: DETR
+    model: DetectionModel
     optimizer: Optimizer
     position: Position = field(default_factory=Position)
     averages: Averages = field(default_factory=Averages)
@@ -80,13 +81,13 @@ class RunState:
         return self.config.epochs if self.position.end_epoch is None else self.position.end_epoch
 
     @property
-    def usable(self) -> DETR:
+    def eval_model(self) -> DetectionModel:
         """The weights to validate and to use."""
-        return self.model if self.average is None else cast(DETR, self.average.model)
+        return self.model if self.average is None else self.average.model
 
     @property
     def last_path(self) -> Path:
-        """The checkpoint to go on from."""
+        """The checkpoint to resume from."""
         return _last(self.config.output_dir)
 
     @property
@@ -95,12 +96,12 @@ class RunState:
         return self.config.output_dir / "checkpoints" / "best.pth"
 
     def save_last(self) -> None:
-        """Writes the checkpoint to go on from; called by every process."""
+        """Writes the checkpoint to resume from; called by every process."""
         random = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()
         by_rank = self.processes.gather(random)
-        if not self.processes.leads:
+        if not self.processes.is_main:
             return
         content = {
             **self._to_use(self.position.latest),
@@ -117,13 +118,15 @@ class RunState:
 
     def save_best(self) -> None:
         """Writes the checkpoint to use, without what only training needs; called by every process."""
-        if self.processes.leads:
+        if self.processes.is_main:
             checkpoint.save(self.best_path, self._to_use(self.position.best))
 
     def _to_use(self, metrics: dict[str, float]) -> dict[str, Any]:
         return {
-            "model": self.usable.state_dict(),
-            "model_config": dict(self.model.recipe),
+            "model": self.eval_model.state_dict(),
+            "family": family_of(self.config.model).name,
+            "model_name": self.config.model,
+            "spec": dict(self.model.spec),
             "class_names": [category.name for category in self.categories],
             "category_ids": [category.id for category in self.categories],
             "image_size": self.config.image_size,
@@ -137,7 +140,7 @@ class RunState:
         """Takes up where the run that wrote `content` was."""
         self.model.load_state_dict(content.get("weights_of_the_step", content["model"]))
         if self.average is not None:
-            self.average.load_state_dict(content["model"])
+            self.average.resume(content["model"], content["position"]["step"])
         wanted = [{name: group[name] for name in _SETTINGS} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(content["optimizer"])
         # What the optimizer has gathered comes from the file; what the user may change, from the user.
@@ -168,7 +171,7 @@ def find_last(output_dir: Path) -> dict[str, Any] | None:
         return None
     content = checkpoint.read(path)
     if not {"position", "optimizer", "rng", "averages", "config", "category_ids"} <= set(content):
-        raise TrainerError(f"{path} is not a checkpoint that training can go on from{_remedy(path)}")
+        raise TrainerError(f"{path} is not a checkpoint that training can resume from{_remedy(path)}")
     return content
 
 
@@ -180,9 +183,13 @@ def check_same_run(content: dict[str, Any], config: TrainConfig, categories: lis
     """
     path = _last(config.output_dir)
     remedy = _remedy(path)
-    before, now = _must_agree(content["config"]), _must_agree(config.model_dump(mode="json"))
+    before, now = content["config"], config.model_dump(mode="json")
+    if before["model"] != now["model"]:
+        raise TrainerError(f"{path} was trained with model {before['model']}, not {now['model']}{remedy}")
+    before, now = _must_agree(before), _must_agree(now)
     for name, value in now.items():
-        if before[name] != value:
+        # A setting that did not exist then had no other value.
+        if before.get(name, value) != value:
             raise TrainerError(f"{path} was trained with {name} {before[name]}, not {value}{remedy}")
     classes = list(zip(content["category_ids"], content["class_names"], strict=True))
     if classes != [(category.id, category.name) for category in categories]:
@@ -203,4 +210,6 @@ def _remedy(path: Path) -> str:
 def _must_agree(config: dict[str, Any]) -> dict[str, Any]:
     """What decides which weights there are and which of them train; other fields may change on the way."""
     frozen = "frozen" if config["lr_backbone"] == 0 else "trained"
-    return {**{name: config[name] for name in ("model", "num_queries", "pretrained", *SIZES)}, "backbone": frozen}
+    family = family_of(config["model"])
+    fixed = ("pretrained", *(name for name in family.settings.model_fields if name not in family.may_change))
+    return {**{name: config[name] for name in fixed if name in config}, "backbone": frozen}

@@ -1,4 +1,4 @@
-"""One pass over the data: forwards and backwards to learn, forwards only to predict."""
+"""One step of learning, and an epoch of them."""
 
 from __future__ import annotations
 
@@ -7,49 +7,19 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from trainer.data.coco_dataset import Batch
+from trainer.data.batch import Batch
 from trainer.data.data_loader import batches
+from trainer.device import Arithmetic
 from trainer.errors import TrainerError
-from trainer.models.detr.criterion import Normalizers, SetCriterion
-from trainer.models.detr.model import post_process
-from trainer.precision import Arithmetic
+from trainer.models.interface import DetectionModel
 from trainer.training.distributed import Processes
 
 _log = logging.getLogger("trainer")
-
-
-class Averages:
-    """Means of named figures over steps, with a state that a checkpoint can hold."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.weight = 0.0
-
-    def add(self, figures: dict[str, float], weight: float = 1.0) -> None:
-        """Counts one step's figures `weight` times."""
-        self.weight += weight
-        for name, value in figures.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * weight
-
-    def means(self) -> dict[str, float]:
-        """The means so far."""
-        return {name: value / self.weight for name, value in self.sums.items()} if self.weight else {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain containers."""
-        return {"sums": dict(self.sums), "weight": self.weight}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up where `state_dict` left off."""
-        self.sums, self.weight = dict(state["sums"]), float(state["weight"])
-
-
-_LAST_LAYER = ("loss_ce", "loss_bbox", "loss_giou", "class_error", "cardinality_error")
 
 
 @dataclass
@@ -58,7 +28,6 @@ class Learner:
 
     model: nn.Module
     """As `Processes.wrap` gives it."""
-    criterion: SetCriterion
     optimizer: torch.optim.Optimizer
     device: torch.device
     clip_max_norm: float
@@ -71,17 +40,16 @@ class Learner:
     splits_further: bool = False
     """Take more parts when the GPU's memory does not hold one, rather than give up."""
 
-    def step(self, batch: Batch, wish: bool = False) -> tuple[dict[str, float], bool]:
+    def step(self, batch: Batch, stop_requested: bool = False) -> tuple[dict[str, float], bool]:
         """Learns from a batch that is on the device.
 
         Args:
             batch: this process's share of the step's images.
-            wish: something that every process is to know of if one has it.
+            stop_requested: whether this process was asked to stop.
 
         Returns:
-            The step's figures over all processes (`loss`, the weighted sum over all layers; the last layer's
-            losses, unweighted; `class_error`, `cardinality_error`; `grad_norm`, before clipping; `images`, their
-            number), and whether any process had the wish.
+            The step's figures over all processes (those of the model; `grad_norm`, before clipping; `images`, their
+            number), and whether any process was asked to stop.
 
         Raises:
             TrainerError: the loss or the gradient is not finite, or the GPU's memory is full; the weights are
@@ -91,7 +59,7 @@ class Learner:
         self.scaler.unscale_(self.optimizer)
         limit = self.clip_max_norm if self.clip_max_norm > 0 else math.inf
         figures["grad_norm"] = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        values, wished = self._to_host(figures, len(batch.images), wish)
+        values, stop = self._to_host(figures, len(batch.images), stop_requested)
         # A gradient that overflows fp16 is the scaler's business: it passes over the step and scales less.
         watched = ("loss",) if self.scaler.is_enabled() and self.scaler.get_scale() > 1 else ("loss", "grad_norm")
         for name in watched:
@@ -103,7 +71,7 @@ class Learner:
                 )
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return values, wished
+        return values, stop
 
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Fills the gradients and gives the figures of this process's images, each a scalar."""
@@ -125,35 +93,34 @@ class Learner:
 
     def _accumulate(self, batch: Batch) -> dict[str, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
-        whole: Normalizers | None = None
+        model = self._unwrapped
+        whole = self.processes.mean(model.normalizers(batch.targets), self.device)
         figures: dict[str, Tensor] = {}
         parts = list(_parts(batch, self.parts))
         for index, part in enumerate(parts):
             is_last = index == len(parts) - 1
             # The processes average their gradients once, when they are complete.
-            with self.processes.apart(self.model) if not is_last else contextlib.nullcontext():
+            with self.processes.no_sync(self.model) if not is_last else contextlib.nullcontext():
                 with self.arithmetic.autocast():
-                    outputs = self.model(part.images, part.padding_mask)
-                if whole is None:
-                    queries = outputs["pred_logits"].shape[1]
-                    whole = self.criterion.normalizers(batch.targets, queries)
-                losses = self.criterion(outputs, part.targets, whole)
-                loss = self.criterion.weighted(losses)
-                self.scaler.scale(loss).backward()
-            share = len(part.images) / len(batch.images)
-            for name, value in {"loss": loss, **_pick(losses)}.items():
-                # The losses of the parts add up; the two errors are means over images.
-                value = value.detach() * (share if name.endswith("error") else 1)
-                figures[name] = figures[name] + value if name in figures else value
+                    outputs = self.model(part.images, part.padding_mask, part.targets)
+                losses = model.losses(outputs, part.targets, whole)
+                self.scaler.scale(losses["loss"]).backward()
+            for name, value in losses.items():
+                figures[name] = figures[name] + value.detach() if name in figures else value.detach()
         return figures
 
-    def _to_host(self, figures: dict[str, Tensor], images: int, wish: bool) -> tuple[dict[str, float], bool]:
+    @property
+    def _unwrapped(self) -> DetectionModel:
+        parallel = isinstance(self.model, nn.parallel.DistributedDataParallel)
+        return cast(DetectionModel, self.model.module if parallel else self.model)
+
+    def _to_host(self, figures: dict[str, Tensor], images: int, stop_requested: bool) -> tuple[dict[str, float], bool]:
         """Means over the processes and the sum of images, with one copy from the device."""
-        counts = torch.tensor([images, wish], dtype=torch.float32, device=self.device)
+        counts = torch.tensor([images, stop_requested], dtype=torch.float32, device=self.device)
         stacked = torch.cat([torch.stack([value.float() for value in figures.values()]), counts])
-        *sums, all_images, wishes = self.processes.sum(stacked).tolist()
+        *sums, all_images, stops = self.processes.sum(stacked).tolist()
         means = {name: value / self.processes.size for name, value in zip(figures, sums, strict=True)}
-        return {**means, "images": all_images}, wishes > 0
+        return {**means, "images": all_images}, stops > 0
 
 
 def _parts(batch: Batch, parts: int) -> Iterator[Batch]:
@@ -174,7 +141,7 @@ def train_one_epoch(
     *,
     before_step: Callable[[], None],
     after_step: Callable[[dict[str, float], int, bool], None],
-    wish: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> None:
     """Takes an optimizer step on every batch of the loader.
 
@@ -183,8 +150,8 @@ def train_one_epoch(
         loader: of `Batch`.
         before_step: called ahead of each step, to set the learning rate.
         after_step: called after each with its figures, the number of images over all processes and whether
-            any process had a wish. What it raises ends the epoch.
-        wish: asked ahead of each step; see `Learner.step`.
+            any process was asked to stop. What it raises ends the epoch.
+        stop_requested: asked ahead of each step; see `Learner.step`.
 
     Raises:
         TrainerError: as `Learner.step` does.
@@ -192,68 +159,5 @@ def train_one_epoch(
     learner.model.train()
     for batch in batches(loader):
         before_step()
-        figures, wished = learner.step(batch.to(learner.device), wish())
-        after_step(figures, int(figures.pop("images")), wished)
-
-
-@torch.no_grad()
-def predict(
-    model: nn.Module,
-    loader: Iterable[Batch],
-    device: torch.device,
-    category_ids: list[int],
-    *,
-    criterion: SetCriterion | None = None,
-    arithmetic: Arithmetic | None = None,
-    after_batch: Callable[[], None] = lambda: None,
-) -> tuple[list[dict[str, Any]], Averages]:
-    """Predicts on every image of a loader.
-
-    Args:
-        model: left in evaluation mode.
-        loader: of `Batch`.
-        device: where the model is.
-        category_ids: the COCO file's id for each label; detections of a label with -1 are left out.
-        criterion: to measure the losses as well.
-        arithmetic: of the network; None for single precision.
-        after_batch: called after each batch. What it raises ends the pass.
-
-    Returns:
-        A COCO results list with boxes [x, y, w, h] in px of the original images, and with a criterion the
-        averages over images of its figures, named as in `Learner.step`.
-    """
-    model.eval()
-    arithmetic = arithmetic or Arithmetic("fp32", device.type)
-    rows: list[dict[str, Any]] = []
-    averages = Averages()
-    for cpu_batch in batches(loader):
-        batch = cpu_batch.to(device)
-        with arithmetic.autocast():
-            outputs = model(batch.images, batch.padding_mask)
-        if criterion is not None:
-            # Every process validates on images of its own, in its own time.
-            alone = criterion.normalizers(batch.targets, outputs["pred_logits"].shape[1], everywhere=False)
-            losses = criterion(outputs, batch.targets, alone)
-            figures = {"loss": criterion.weighted(losses), **_pick(losses)}
-            values = torch.stack([value.float() for value in figures.values()]).tolist()
-            averages.add(dict(zip(figures, values, strict=True)), len(batch.images))
-        sizes = torch.stack([target["orig_size"] for target in cpu_batch.targets])
-        for target, found in zip(cpu_batch.targets, post_process(outputs, sizes.to(device)), strict=True):
-            rows.extend(_coco_rows(int(target["image_id"]), found, category_ids))
-        after_batch()
-    return rows, averages
-
-
-def _coco_rows(image_id: int, found: dict[str, Tensor], category_ids: list[int]) -> list[dict[str, Any]]:
-    """One image's detections as COCO results."""
-    corners = found["boxes"].double().cpu()
-    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
-    return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for label, box, score in zip(found["labels"].tolist(), boxes, found["scores"].tolist(), strict=True)
-        if category_ids[label] >= 0
-    ]
-
-
-def _pick(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: losses[name] for name in _LAST_LAYER}
+        figures, stop = learner.step(batch.to(learner.device), stop_requested())
+        after_step(figures, int(figures.pop("images")), stop)

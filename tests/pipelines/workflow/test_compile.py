@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli import MANIFESTS, app
 from pipelines.workflow.compile import manifests
-from pipelines.workflow.dag import Options
+from pipelines.workflow.options import Options
 
 PROJECT = Path(__file__).parents[3]
 
@@ -50,7 +50,10 @@ def test_all_forms_are_labelled_for_cvat() -> None:
     [
         (["--name", "cells"], "generateName: cells-"),
         (["--namespace", "team"], "namespace: team"),
-        (["--image", "registry/detr:1"], "image: registry/detr:1"),
+        (["--image", "registry/detr:1"], "value: registry/detr:1"),
+        (["--repo", "https://git.example.com/detr"], "value: https://git.example.com/detr"),
+        (["--revision", "v2"], "value: v2"),
+        (["--train-image", "torch:1"], "value: torch:1"),
         (["--gpus", "2"], "nvidia.com/gpu: '2'"),
         (["--volume-size", "7Gi"], "storage: 7Gi"),
         (["--storage-class", "fast"], "storageClassName: fast"),

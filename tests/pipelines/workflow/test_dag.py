@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from pipelines.manifest.reader import substitute
-from pipelines.workflow.dag import Options, Target, training_workflow
-from pipelines.workflow.parameters import PARAMETERS
+from pipelines.workflow.dag import training_workflow
+from pipelines.workflow.options import Options, Target
+from pipelines.workflow.parameters import CHECKPOINT, PARAMETERS
 from steps.cli import STEPS, parse
 
 BOXES = ["fetch-dump", "prepare-data", "train-detr", "evaluate", "upload-artifacts"]
@@ -80,6 +81,18 @@ def test_defaults_are_those_of_the_steps() -> None:
     assert train["epochs"].default is None
     assert declared["model"] == train["model"].default
     assert declared["val-split"] == str(inspect.signature(STEPS["prepare"]).parameters["val_split"].default)
+
+
+def test_the_form_offers_no_checkpoint_that_cvat_answers_with_404() -> None:
+    hint = CHECKPOINT.hint
+    assert hint.startswith("Key prefix")
+    assert not any(word in hint for word in ("address", "file", "://"))
+
+
+def test_cvats_own_tag_for_its_xml_is_offered() -> None:
+    (hint,) = (each.hint for each in PARAMETERS if each.name == "dump-format")
+    assert " cvat," in hint
+    assert "cvat_images" not in hint
 
 
 def test_an_argument_that_no_step_takes_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:

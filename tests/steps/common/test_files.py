@@ -38,12 +38,12 @@ def test_json_comes_back(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
-    with refused(path, "is not there", "a step makes it, run that first"):
+    with refused(path, "does not exist", "a step makes it, run that first"):
         read_json(path, "a step")
     path.write_text('{"a":\n 1,,}')
-    with refused(path, "line 2, column 4", "run a step again"):
+    with refused(path, "line 2, column", "run a step again"):
         read_json(path, "a step")
     path.unlink()
     path.mkdir()
-    with refused(path, "is a folder"):
+    with refused(path, "Is a directory"):
         read_json(path, "a step")

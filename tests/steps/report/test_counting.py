@@ -77,16 +77,16 @@ def test_every_box_and_every_prediction_is_counted_once(seed: int) -> None:
     for row in class_rows(NAMES, images, {}, {}):
         assert cells[row.id, row.id] == row.hits
         assert row.hits + row.missed == objects[row.id]
-        assert row.hits + row.false_alarms == made[row.id]
+        assert row.hits + row.false_positives == made[row.id]
     sizes = size_rows(images)
     assert [row.boxes for row in sizes] == [
         sum(a["area"] == side**2 and not a["iscrowd"] for a in coco["annotations"]) for side in (12, 50, 120)
     ]
     assert sum(row.missed for row in sizes) == sum(image.missed for image in images)
-    assert sum(row.false_alarms for row in sizes) == sum(image.false_alarms for image in images)
+    assert sum(row.false_positives for row in sizes) == sum(image.false_positives for image in images)
 
 
-def test_a_false_alarm_on_a_missed_object_of_another_class_is_a_mix_up() -> None:
+def test_a_false_positive_on_a_missed_object_of_another_class_is_a_mix_up() -> None:
     def box(category: int, x: int, **more: Any) -> dict[str, Any]:
         return {"image_id": 1, "category_id": category, "bbox": [x, 0, 20, 20], **more}
 

@@ -141,6 +141,27 @@ def test_shows_the_numbers_and_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert sorted(path.name for path in output.iterdir() if "report" in path.name) == ["report.html"]
 
 
+def test_numbers_of_training_images_are_called_that(tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path, log=epochs(3))
+    held_out = page_of(dataset, output).text
+    assert "4 validation images with 6 boxes, which it did not train on." in held_out
+    assert "on images it never trained on" in held_out
+    (dataset / "prepare_report.json").write_text(json.dumps({"validated_on_training_set": True}))
+    text = page_of(dataset, output).text
+    assert "4 training images with 6 boxes, the same that it trained on." in text
+    assert "Works well on its training images." in text
+    assert "There is no validation set (val-split 0)" in text
+    for untrue in ("did not train on.", "never trained on", "validation image", "reliably"):
+        assert untrue not in text.replace("images that it did not train on was not measured", "")
+
+
+def test_losses_of_another_model_are_drawn_by_their_names(tmp_path: Path) -> None:
+    log = [{"epoch": 1, "train": {"loss": 2.0, "loss_objectness": 1.0, "grad_norm": 3.0}, "val": None}]
+    page = page_of(*write_run(tmp_path, log=log))
+    titles = [chart["aria-label"] for chart in page.all("div") if chart.get("aria-label", "").endswith("the epochs")]
+    assert titles == ["Total loss over the epochs", "Loss objectness over the epochs"]
+
+
 def test_element_ids_are_unique(tmp_path: Path) -> None:
     page = page_of(*write_run(tmp_path, log=epochs(3)))
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
@@ -201,7 +222,7 @@ def test_a_run_that_found_nothing_says_so(tmp_path: Path) -> None:
     assert "There is no prediction at all" in page.text
     assert "No predictions." in page.text
     assert not page.all("g", "guess") or not page.all("rect", "right")
-    assert "Which score to trust" not in page.text
+    assert "Which score threshold to use" not in page.text
     assert "There are no curves to draw" in page.text
     assert "No prediction scores 0.50, so every object counts as missed." in page.text
 
@@ -287,8 +308,8 @@ def test_tells_what_is_mixed_up_and_missed(tmp_path: Path) -> None:
     page = page_of(dataset, output)
     matrix = page.text[page.text.index("True class") :]
     assert matrix.startswith("True class RBC WBC background RBC 0 0 2 WBC 0 2 0 background 1 0")
-    assert "RBC taken for WBC" not in page.text  # the WBC lies there as well, and is paired first
-    assert "No object was taken for one of another class." in page.text
+    assert "RBC predicted as WBC" not in page.text  # the WBC lies there as well, and is paired first
+    assert "No object was predicted as another class." in page.text
     assert "Small under 32 x 32 px 0 0 \u2013 1 " in page.text
     assert "Medium 32 x 32 to 96 x 96 px 4 2 50 % 0 0.600" in page.text
 
@@ -300,8 +321,8 @@ def test_many_classes_make_a_small_matrix(tmp_path: Path) -> None:
     rows = [{"image_id": 1, "category_id": 31, "bbox": [10, 20, 30, 40], "score": 0.9}]
     (output / "predictions.json").write_text(json.dumps(rows))
     page = page_of(dataset, output)
-    assert "The 12 classes that are mixed up most; 48 more are not drawn." in page.text
-    assert re.search(r"kind 0\s+taken for\s+kind 30\s*: 1 time\b", page.text)
+    assert "The 12 classes that are confused most often; 48 more are not drawn." in page.text
+    assert re.search(r"kind 0\s+predicted as\s+kind 30\s*: 1 time\b", page.text)
     assert page.all("table", "dense")
 
 
@@ -312,7 +333,7 @@ def test_a_class_without_validation_boxes_is_pointed_at(tmp_path: Path) -> None:
     coco["categories"].append({"id": 3, "name": "Platelet"})
     path.write_text(json.dumps(coco))
     page = page_of(dataset, output)
-    assert "No validation image shows “Platelet”, so nobody can say whether it is found." in page.text
+    assert "No validation image shows “Platelet”, so its AP is unknown." in page.text
     titles = [chart["aria-label"] for chart in page.all("div") if chart.get("role") == "img"]
     assert [title for title in titles if title.startswith("Precision over recall")] == [
         f"Precision over recall, {name}" for name in ("All classes, mean", "RBC", "WBC")
@@ -337,7 +358,7 @@ def test_shows_what_the_trainer_noticed_and_how_it_chose(tmp_path: Path) -> None
     }
     (output / "train.json").write_text(json.dumps(trained))
     page = page_of(dataset, output)
-    assert "What the trainer noticed lr was <halved> " in page.text
+    assert "Warnings of the training lr was <halved> " in page.text
     assert len(page.all("li")) == 2  # the text, and that the set has few boxes
     assert "How the settings were chosen" in page.text
     assert "num_queries 100 one image has 28 boxes" in page.text
@@ -376,10 +397,10 @@ def test_tells_what_the_preparation_did(tmp_path: Path) -> None:
 def test_missing_or_broken_input_names_file_and_step(tmp_path: Path, file: str, step: str) -> None:
     dataset, output = write_run(tmp_path)
     (tmp_path / file).write_text("{[")
-    with pytest.raises(StepError, match=rf"{Path(file).name} is not JSON: run the {step} step again"):
+    with pytest.raises(StepError, match=rf"{Path(file).name} is not readable JSON .*run the {step} step again"):
         write_report(dataset, output)
     (tmp_path / file).unlink()
     with pytest.raises(StepError) as caught:
         write_report(dataset, output)
-    assert str(caught.value) == f"{tmp_path / file} is missing: the {step} step makes it, so run that first"
+    assert str(caught.value) == f"{tmp_path / file} does not exist: the {step} step makes it, run that first"
     assert not (output / "report.html").exists()

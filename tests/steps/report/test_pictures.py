@@ -66,7 +66,7 @@ def test_labels_do_not_cover_each_other_and_errors_come_first(tmp_path: Path) ->
     image = ValImage(1, "none.png", 400, 400, truth=boxes(1, 5), predictions=boxes(2, 60, score=0.9))
     image.truth += [Box(2, b.x, b.y, b.w, b.h, b.area) for b in image.predictions[:55]]
     match(image, 0.5)
-    assert (image.missed, image.false_alarms) == (5, 5)
+    assert (image.missed, image.false_positives) == (5, 5)
     drawn = picture(image, "", tmp_path, {1: "白血球", 2: "erythrocyte"}, 0.5)
     rows = [box for box in drawn["truth"] + drawn["predictions"] if box["label"] and "label_x" in box]
     areas = []

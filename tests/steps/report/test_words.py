@@ -8,6 +8,7 @@ import pytest
 
 from steps.report.matching import Box, ValImage, match
 from steps.report.words import advice, facts_of
+from trainer.models.registry import model_info
 
 
 def said(
@@ -27,10 +28,10 @@ def said(
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"pretrained": None}, "random weights (pretrained: none), and from there DETR needs hundreds of epochs"),
+        ({"pretrained": None}, "random weights (pretrained: none), and from there a detector needs hundreds of epochs"),
         ({"pretrained": "imagenet"}, "Only its backbone was pretrained"),
         ({"pretrained": "coco"}, "look at the learning rate and at the boxes"),
-        ({}, "DETR starts slowly"),
+        ({}, "Without pretrained weights"),
     ],
 )
 def test_the_start_and_the_number_of_epochs(config: dict[str, Any], words: str) -> None:
@@ -57,15 +58,17 @@ def test_objects_too_small_for_the_size_that_the_model_sees() -> None:
     assert "small for the model" in said({"image_size": 200, "max_size": 200}, side=60)
 
 
-def test_more_objects_than_queries() -> None:
-    assert "num_queries" not in said({"num_queries": 3}, boxes=3)
-    assert "One image has 4 objects, but the model can name 3" in said({"num_queries": 3}, boxes=4)
+def test_more_objects_than_the_model_can_find() -> None:
+    limit = {"object_limit": {"setting": "num_queries", "value": 3}}
+    assert "num_queries" not in said({}, boxes=3, **limit)
+    text = said({}, boxes=4, **limit)
+    assert "One image has 4 objects, but the model can find 3 in an image at most. Raise num_queries." in text
 
 
 def test_the_small_model_and_few_images() -> None:
-    text = said({"pretrained": None}, model="detr_tiny")
+    text = said({"pretrained": None}, model="detr_tiny", model_note=model_info("detr_tiny").note)
     assert "dozens of epochs; this run had 12." in text
     assert "pretrained: coco" not in text
-    assert "take detr_resnet50" in text
-    assert "take detr_resnet50" not in said({}, model="detr_resnet50")
-    assert "20 training images is little" in said({}, images={"train": 20})
+    assert "use detr_resnet50" in text
+    assert "use detr_resnet50" not in said({}, model="detr_resnet50")
+    assert "20 training images are few" in said({}, images={"train": 20})

@@ -8,22 +8,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
-import yaml
 from obstore.store import GCSStore, LocalStore, S3Store
 
 from pipelines.local.s3_server import S3Server
-from steps.storage.store import (
-    PART_BYTES,
-    PARTS_IN_FLIGHT,
-    RemoteObject,
-    Storage,
-    StorageConfig,
-    open_storage,
-)
+from steps.storage.config import StorageConfig
+from steps.storage.store import Storage, open_storage
+from steps.storage.transfer import PART_BYTES, PARTS_IN_FLIGHT, RemoteObject
 from tests.steps.refusals import refused
 
 ODD_NAMES = [
@@ -35,116 +31,6 @@ ODD_NAMES = [
 def test_key_goes_to_the_configured_bucket(bucket: str) -> None:
     storage, key = open_storage("/some//prefix/", StorageConfig.resolve())
     assert (storage.url, key) == (f"s3://{bucket}", "some/prefix")
-
-
-class TestConfiguration:
-    """Arguments before Onepanel's mounted files before the environment."""
-
-    @pytest.fixture
-    def mounted(self, tmp_path: Path) -> Path:
-        folder = tmp_path / "onepanel"
-        self.mount(folder)
-        return folder
-
-    @staticmethod
-    def mount(folder: Path, **changes: Any) -> None:
-        section = {
-            "bucket": "mounted",
-            "endpoint": "minio.example:9000",
-            "region": "eu-west-1",
-            "insecure": True,
-            "accessKeySecret": {"name": "onepanel", "key": "artifactRepositoryS3AccessKey"},
-            "secretKeySecret": {"name": "onepanel", "key": "artifactRepositoryS3SecretKey"},
-            **changes,
-        }
-        folder.mkdir(exist_ok=True)
-        (folder / "artifactRepository").write_text(yaml.safe_dump({"archiveLogs": True, "s3": section}))
-        (folder / "artifactRepositoryS3AccessKey").write_text("mounted-access\n")
-        (folder / "artifactRepositoryS3SecretKey").write_text("mounted-secret\n")
-
-    def test_arguments_come_first(self, mounted: Path) -> None:
-        config = StorageConfig.resolve(
-            bucket="given",
-            endpoint="https://given.example",
-            region="given-1",
-            config_dir=mounted,
-            environ={"S3_BUCKET": "from-environment"},
-        )
-        assert (config.bucket, config.endpoint, config.region) == ("given", "https://given.example", "given-1")
-
-    def test_mounted_files_come_before_the_environment(self, mounted: Path) -> None:
-        config = StorageConfig.resolve(config_dir=mounted, environ={"S3_BUCKET": "from-environment"})
-        assert (config.bucket, config.endpoint, config.region) == (
-            "mounted",
-            "http://minio.example:9000",
-            "eu-west-1",
-        )
-        assert (config.access_key, config.secret_key) == ("mounted-access", "mounted-secret")
-
-    def test_environment_comes_last(self, tmp_path: Path) -> None:
-        config = StorageConfig.resolve(config_dir=tmp_path, environ={"S3_BUCKET": "from-environment"})
-        assert (config.bucket, config.endpoint, config.access_key) == ("from-environment", "", "")
-
-    def test_endpoint_without_a_scheme_is_encrypted_unless_said_otherwise(self, mounted: Path) -> None:
-        self.mount(mounted, insecure=False)
-        assert StorageConfig.resolve(config_dir=mounted).endpoint == "https://minio.example:9000"
-        assert StorageConfig.resolve(endpoint="s3.example", config_dir=mounted).endpoint == "https://s3.example"
-
-    def test_pod_identity_needs_no_mounted_keys(self, mounted: Path) -> None:
-        self.mount(mounted, accessKeySecret=None, secretKeySecret=None)
-        config = StorageConfig.resolve(config_dir=mounted)
-        assert (config.access_key, config.secret_key) == ("", "")
-
-    def test_mounted_keys_open_the_bucket(
-        self, s3: S3Server, bucket: str, mounted: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-the-environment")
-        self.mount(mounted, bucket=bucket, endpoint=s3.endpoint.removeprefix("http://"))
-        (mounted / "artifactRepositoryS3AccessKey").write_text(s3.access_key)
-        (mounted / "artifactRepositoryS3SecretKey").write_text(s3.secret_key)
-        storage, key = open_storage("some/key", StorageConfig.resolve(config_dir=mounted))
-        assert (storage.url, key, storage.list("")) == (f"s3://{bucket}", "some/key", [])
-
-    @pytest.mark.parametrize(
-        ("text", "words"),
-        [
-            ("s3: {bucket: [", ["is not readable YAML"]),
-            ("\x00", ["is not readable YAML"]),
-            ("", ["has no section 's3'"]),
-            ("- s3", ["has no section 's3'"]),
-            ("gcs: {bucket: b}", ["has no section 's3'"]),
-            ("s3: a-bucket", ["has no section 's3'"]),
-            ("s3: {endpoint: e}", ["has no 's3.bucket'"]),
-            ("s3: {bucket: b, accessKeySecret: key}", ["'s3.accessKeySecret.key' must name a file"]),
-            ("s3: {bucket: b, secretKeySecret: {name: n}}", ["'s3.secretKeySecret.key' must name a file"]),
-            ("s3: {bucket: b, accessKeySecret: {key: absent}}", ["'s3.accessKeySecret.key' names", "absent"]),
-            ("s3: {bucket: b, secretKeySecret: {key: binary}}", ["'s3.secretKeySecret.key' names", "binary"]),
-        ],
-    )
-    def test_flaw_of_the_mounted_file_is_named(self, tmp_path: Path, text: str, words: list[str]) -> None:
-        path = tmp_path / "artifactRepository"
-        path.write_text(text)
-        (tmp_path / "binary").write_bytes(b"\xff\xfe\xff")
-        with refused(path, *words):
-            StorageConfig.resolve(config_dir=tmp_path)
-
-    def test_mounted_file_that_is_not_text_is_named(self, tmp_path: Path) -> None:
-        (tmp_path / "artifactRepository").write_bytes(b"s3: \xff")
-        with refused(tmp_path / "artifactRepository", "is not readable YAML"):
-            StorageConfig.resolve(config_dir=tmp_path)
-
-    @pytest.mark.parametrize("half", ["accessKeySecret", "secretKeySecret"])
-    def test_half_a_pair_of_keys_is_refused(self, no_aws: None, mounted: Path, half: str) -> None:
-        self.mount(mounted, **{half: None})
-        with refused(mounted / "artifactRepository", "only one of"):
-            open_storage("key", StorageConfig.resolve(config_dir=mounted))
-
-    def test_secrets_do_not_show(self, mounted: Path) -> None:
-        config = StorageConfig.resolve(config_dir=mounted)
-        assert "mounted" in repr(config)
-        assert "mounted-access" not in repr(config)
-        assert "mounted-secret" not in repr(config)
 
 
 class TestRefusals:
@@ -204,7 +90,6 @@ class TestRefusals:
             ("https://host/bucket/key", ["s3://bucket/key", "--endpoint"]),
             ("s3://bucket/a/../b", ["'..'"]),
             ("s3://bucket/a\nb", ["control character"]),
-            ("file:///no/such/folder/x", ["there is no folder /no/such/folder"]),
         ],
     )
     def test_address_that_cannot_be_opened(self, no_aws: None, address: str, words: list[str]) -> None:
@@ -226,7 +111,7 @@ class TestSchemes:
             (tmp_path / "a #1 %41").mkdir(exist_ok=True)
             (tmp_path / "a #1 %41" / name).write_text(name, encoding="utf-8")
         storage, key = open_storage((tmp_path / "a #1 %41").as_uri(), StorageConfig())
-        assert (type(storage._store), key) == (LocalStore, "a #1 %41")
+        assert (type(storage._store), Path("/", key)) == (LocalStore, tmp_path / "a #1 %41")
         found = storage.list(key)
         wanted = [(remote, tmp_path / "there" / Path(remote.key).name) for remote in found]
         storage.download(wanted, tmp_path / "scratch")
@@ -279,6 +164,20 @@ class TestKeys:
         assert sorted(remote.key for remote in storage.list("d")) == ["d/file", "d/full/x"]
         assert storage.children("d") == ["empty/", "file", "full/"]
 
+    def test_empty_files_are_asked_for_together(
+        self, storage: Storage, put: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in range(4):
+            put(f"labels/{number}.txt", b"")
+        meeting, head = threading.Barrier(2, timeout=30), obstore.head
+
+        def met(*arguments: Any) -> Any:
+            meeting.wait()  # Raises where each waits for the one before it.
+            return head(*arguments)
+
+        monkeypatch.setattr(obstore, "head", met)
+        assert len(storage.list("labels")) == 4
+
     def test_absent_key_is_none(self, storage: Storage) -> None:
         assert storage.head("absent") is None
         assert storage.head("") is None
@@ -313,7 +212,8 @@ class TestTransfers:
         program = """
 import resource, sys
 from pathlib import Path
-from steps.storage.store import StorageConfig, open_storage
+from steps.storage.config import StorageConfig
+from steps.storage.store import open_storage
 storage, key = open_storage(sys.argv[1], StorageConfig.resolve())
 target = Path(sys.argv[2])
 storage.download([(storage.head(key), target)], target.parent / "scratch")

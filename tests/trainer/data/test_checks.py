@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from pipelines.local.sample import draw_sample
 from steps.prepare import prepare_data
 from tests.trainer.drawing import CATEGORIES, write_annotations
-from trainer.data import checks
+from trainer.data import leakage
 from trainer.data.checks import look_over
 from trainer.data.coco_dataset import CocoDetection, annotation_file
 from trainer.data.transforms import EvalTransform
@@ -55,7 +55,7 @@ def lines_of(folder: Path, *, num_queries: int = 10, image_size: int = 120, max_
     transform = EvalTransform(image_size, max_size)
     train = CocoDetection(annotation_file(folder, "train"), transform)
     val = CocoDetection(annotation_file(folder, "val"), transform, label_of=train.label_of)
-    return look_over(train, val, num_queries=num_queries, image_size=image_size, max_size=max_size)
+    return look_over(train, val, max_objects=("num_queries", num_queries), image_size=image_size, max_size=max_size)
 
 
 @pytest.fixture
@@ -217,9 +217,9 @@ def test_many_images_are_looked_at_in_part(sound: Path, monkeypatch: pytest.Monk
         opened.append(file)
         return read_thumbnail(file, side)
 
-    read_thumbnail = checks.read_thumbnail
-    monkeypatch.setattr(checks, "read_thumbnail", read)
-    monkeypatch.setattr(checks, "_MOST_LOOKED_AT", 20)
+    read_thumbnail = leakage.read_thumbnail
+    monkeypatch.setattr(leakage, "read_thumbnail", read)
+    monkeypatch.setattr(leakage, "_MOST_LOOKED_AT", 20)
     frames = [(f"f{n:03}.png", picture, [(4, [9, 9, 40, 30]), (17, [50, 50, 50, 40])]) for n, picture in
               enumerate(moving_camera(90))]  # fmt: skip
     split(sound, "train", [frame for n, frame in enumerate(frames) if n % 3])

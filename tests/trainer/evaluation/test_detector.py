@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.trainer.building import build_model
 from trainer import checkpoint
 from trainer.errors import TrainerError
 from trainer.evaluation.detector import load
-from trainer.models.detr.model import build_model
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("detector") / "best.pth"
     content = {
         "model": model.state_dict(),
-        "model_config": model.recipe,
+        "family": "detr",
+        "spec": model.spec,
         "class_names": ["nut", "bolt"],
         "category_ids": [4, 17],
         "image_size": 64,

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.trainer.building import build_model
 from tests.trainer.drawing import draw_dataset
 from trainer import checkpoint
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
-from trainer.models.detr.model import build_model
 from trainer.training.distributed import Processes
 from trainer.training.train import train
 
@@ -36,7 +36,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     folder = tmp_path_factory.mktemp("distributed")
     torch.manual_seed(0)
     model = build_model("detr_tiny", 2, num_queries=8, frozen_norm=True)
-    content = {"model": model.state_dict(), "model_config": dict(model.recipe), "class_names": ["nut", "bolt"]}
+    content = {"model": model.state_dict(), "family": "detr", "spec": model.spec, "class_names": ["nut", "bolt"]}
     checkpoint.save(folder / "start.pth", content)
     return TrainConfig.create(
         dataset_dir=draw_dataset(folder / "dataset", train=8, val=5),

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.trainer.building import build_model
 from trainer.config import TrainConfig
-from trainer.models.detr.model import build_model
 from trainer.training.early_stopping import follow
 from trainer.training.optimizer import build_optimizer
 from trainer.training.train_state import RunState

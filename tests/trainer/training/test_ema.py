@@ -13,8 +13,8 @@ def test_the_average_follows_by_a_growing_share_up_to_the_decay():
     expected = 0.0
     for step in range(1, 30):
         nn.init.constant_(model.weight, float(step))
-        average.update(model, step)
-        keep = min(0.5, step / (step + 9))
+        average.update_parameters(model)
+        keep = min(0.5, step / (step + 9)) if step > 1 else 0
         expected = keep * expected + (1 - keep) * step
         torch.testing.assert_close(average.model.weight.item(), expected)
 
@@ -24,14 +24,22 @@ def test_counters_are_copied_and_the_model_is_left_alone():
     average = Average(model, decay=0.9)
     model(torch.randn(4, 2, 3, 3))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    average.update(model, 1)
-    assert int(average.model.num_batches_tracked) == 1
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    average.update_parameters(model)
+    model(torch.randn(4, 2, 3, 3))
+    average.update_parameters(model)
+    assert int(average.model.num_batches_tracked) == 2
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in ("weight", "bias"))
     assert not torch.equal(average.model.running_mean, model.running_mean)
 
 
 def test_it_survives_a_checkpoint():
     model = nn.Linear(2, 2)
-    average, other = Average(model, 0.9), Average(nn.Linear(2, 2), 0.9)
-    other.load_state_dict(average.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(other.model.parameters(), model.parameters(), strict=True))
+    average, resumed = Average(model, 0.9), Average(nn.Linear(2, 2), 0.9)
+    for step in range(6):
+        if step == 3:
+            resumed.resume(average.model.state_dict(), step)
+        nn.init.constant_(model.weight, float(step))
+        average.update_parameters(model)
+        if step >= 3:
+            resumed.update_parameters(model)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), average.parameters(), strict=True))

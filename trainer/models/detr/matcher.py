@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torchvision.ops import box_convert
 
-from trainer.models.box_ops import cxcywh_to_xyxy, generalized_iou
+from trainer.models.box_ops import generalized_iou
 
 Match = tuple[Tensor, Tensor]
 
@@ -27,7 +29,7 @@ class HungarianMatcher(nn.Module):
         self.cost_bbox = cost_bbox
         self.cost_giou = cost_giou
 
-    def forward(self, outputs: dict[str, Any], targets: list[dict[str, Tensor]]) -> list[Match]:
+    def forward(self, outputs: dict[str, Any], targets: Sequence[dict[str, Tensor]]) -> list[Match]:
         """Matches the last layer's predictions.
 
         Args:
@@ -41,7 +43,7 @@ class HungarianMatcher(nn.Module):
         return self.match_layers(outputs["pred_logits"][None], outputs["pred_boxes"][None], targets)[0]
 
     @torch.no_grad()
-    def match_layers(self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]]) -> list[list[Match]]:
+    def match_layers(self, logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]]) -> list[list[Match]]:
         """Matches the predictions of L decoder layers with a single copy from the device.
 
         Args:
@@ -56,7 +58,7 @@ class HungarianMatcher(nn.Module):
         cost = self._cost(logits, boxes, targets).cpu().numpy()
         return [[_assign(image[:, :size]) for image, size in zip(layer, sizes, strict=True)] for layer in cost]
 
-    def _cost(self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
+    def _cost(self, logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]]) -> Tensor:
         """Costs `[L, B, Q, T]`, T being the most objects that an image has; the rest is padding."""
         labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
         truth = pad_sequence([target["boxes"] for target in targets], batch_first=True).to(boxes)
@@ -65,7 +67,7 @@ class HungarianMatcher(nn.Module):
         probability = logits.float().softmax(-1).gather(-1, wanted)
         predicted, truth = boxes.float()[:, :, :, None], truth.float()[None, :, None]
         distance = (predicted - truth).abs().sum(-1)
-        overlap = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth))
+        overlap = generalized_iou(*(box_convert(boxes, "cxcywh", "xyxy") for boxes in (predicted, truth)))
         cost = self.cost_bbox * distance - self.cost_class * probability - self.cost_giou * overlap
         # A model that has diverged is told by its loss; the assignment only must not choke on it first.
         return torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)

@@ -9,16 +9,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import box_convert
 
+from trainer.data.batch import MEAN, STD
 from trainer.errors import TrainerError
 from trainer.models.backbones.efficientnet_lite import LiteBackbone
-from trainer.models.backbones.resnet import Backbone, BackboneWithPosition
-from trainer.models.box_ops import cxcywh_to_xyxy
+from trainer.models.backbones.resnet import Backbone
+from trainer.models.detr import pretrained
 from trainer.models.detr.anchors import look_nearby, position_codes, spread_boxes
-from trainer.models.detr.architectures import Architecture, architecture
+from trainer.models.detr.architectures import ARCHITECTURES, Architecture
+from trainer.models.detr.criterion import FIGURES, SetCriterion
+from trainer.models.detr.matcher import HungarianMatcher
 from trainer.models.detr.position_encoding import SinePositionEncoding, position_encoding
-from trainer.models.detr.pretrained import load_pretrained, norm_of
+from trainer.models.detr.settings import DETR as FAMILY
+from trainer.models.detr.settings import SIZES, DetrSettings
 from trainer.models.detr.transformer import DecoderLayer, Transformer
+from trainer.models.interface import DetectionModel, Target
 
 
 class BoxHead(nn.Module):
@@ -35,42 +41,71 @@ class BoxHead(nn.Module):
         return self.layers[-1](x)
 
 
-class DETR(nn.Module):
+class BackboneWithPosition(nn.Sequential):
+    """The backbone as child "0" and the position encoding as child "1", which fixes the names of weights."""
+
+    def __init__(self, backbone: nn.Module, position: nn.Module) -> None:
+        super().__init__(backbone, position)
+
+    def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """Features `[B, C, h, w]`, mask `[B, h, w]` and positions `[B, dim, h, w]` of images `[B, 3, H, W]`."""
+        features, mask = self[0](images, padding_mask)
+        return features, mask, self[1](mask).to(features.dtype)
+
+
+class DETR(DetectionModel):
     """The detector of Carion et al. 2020, with the authors' names and shapes in its state dict."""
 
-    def __init__(self, design: Architecture, num_classes: int, aux_loss: bool = False) -> None:
+    figures = FIGURES
+    pixel_mean = (255 * MEAN[0], 255 * MEAN[1], 255 * MEAN[2])
+    pixel_std = (255 * STD[0], 255 * STD[1], 255 * STD[2])
+
+    def __init__(self, design: Architecture, num_classes: int, settings: DetrSettings, frozen_norm: bool) -> None:
         """Builds the network with random weights.
 
         Args:
             design: the sizes.
             num_classes: C; the class head has C + 1 rows, of which the last is "no object".
-            aux_loss: return the predictions of the earlier decoder layers as well.
+            settings: for losses and matching; with `aux_loss`, the earlier decoder layers learn as well.
+            frozen_norm: keep batch normalisation and the first stage of the backbone fixed.
         """
         super().__init__()
+        self.design = design
         self.transformer = Transformer(
             design.hidden_dim,
             design.nheads,
             design.enc_layers,
             design.dec_layers,
             design.dim_feedforward,
-            design.dropout,
+            settings.dropout,
             design.pre_norm,
         )
-        backbone = _backbone(design)
+        backbone: Backbone | LiteBackbone
+        if design.backbone == "efficientnet_lite0":
+            backbone = LiteBackbone(design.last_layer, frozen_norm)
+        else:
+            backbone = Backbone(design.backbone, design.last_layer, design.dilated, frozen_norm)
         self.class_embed = nn.Linear(design.hidden_dim, num_classes + 1)
         self.bbox_embed = BoxHead(design.hidden_dim)
-        self.query_embed = nn.Embedding(design.num_queries, design.hidden_dim)
+        self.query_embed = nn.Embedding(settings.num_queries, design.hidden_dim)
         self.query_anchor: nn.Embedding | None = None
         self.input_proj = nn.Conv2d(backbone.num_channels, design.hidden_dim, kernel_size=1)
         encoding = position_encoding(design.position_embedding, design.hidden_dim)
         self.backbone = BackboneWithPosition(backbone, encoding)
         if design.anchored:
-            self._give_queries_places(SinePositionEncoding(design.hidden_dim))
-        self.aux_loss = aux_loss
-        self.recipe: dict[str, Any] = {}
+            self.init_query_anchors(SinePositionEncoding(design.hidden_dim))
+        self.aux_loss = settings.aux_loss
+        self.criterion = SetCriterion(
+            num_classes,
+            HungarianMatcher(settings.set_cost_class, settings.set_cost_bbox, settings.set_cost_giou),
+            ce_loss_coef=settings.ce_loss_coef,
+            bbox_loss_coef=settings.bbox_loss_coef,
+            giou_loss_coef=settings.giou_loss_coef,
+            eos_coef=settings.eos_coef,
+        )
 
-    def _give_queries_places(self, encoding: SinePositionEncoding) -> None:
-        """Adds a box to every query, which the box head's output is an offset from."""
+    def init_query_anchors(self, encoding: SinePositionEncoding) -> None:
+        """Gives every query a box, which the box head's output is an offset from."""
         boxes = spread_boxes(self.query_embed.num_embeddings)
         self.query_anchor = nn.Embedding.from_pretrained(boxes.logit(), freeze=False)
         self.query_embed.weight.data.copy_(position_codes(encoding, boxes[:, :2]))
@@ -79,19 +114,20 @@ class DETR(nn.Module):
         for parameter in self.bbox_embed.layers[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, images: Tensor, padding_mask: Tensor) -> dict[str, Any]:
+    def forward(self, images: Tensor, mask: Tensor, targets: Sequence[Target] | None = None) -> dict[str, Any]:
         """Predicts a fixed number of objects for each image.
 
         Args:
-            images: `[B, 3, H, W]`, normalised as for ImageNet, zero where padded.
-            padding_mask: bool `[B, H, W]`, True where padded.
+            images: uint8 `[B, 3, H, W]`.
+            mask: bool `[B, H, W]`, True where padded.
+            targets: not used.
 
         Returns:
             `pred_logits` `[B, Q, C + 1]`; `pred_boxes` `[B, Q, 4]` as cx, cy, w, h in fractions of the
             unpadded image; with `aux_loss` also `aux_outputs`, a list of the same pair for every decoder
             layer but the last, first layer first.
         """
-        features, mask, position = self.backbone(images, padding_mask)
+        features, mask, position = self.backbone(self.normalize(images, mask), mask)
         objects = self.transformer(self.input_proj(features), mask, self.query_embed.weight, position)
         if not self.aux_loss:
             objects = objects[-1:]
@@ -110,73 +146,54 @@ class DETR(nn.Module):
             ]
         return outputs
 
+    def normalizers(self, targets: Sequence[Target]) -> Tensor:
+        """float32 `[4]`; see `SetCriterion.normalizers`."""
+        return self.criterion.normalizers(targets, self.query_embed.num_embeddings)
 
-def _backbone(design: Architecture) -> Backbone | LiteBackbone:
-    """The network that turns images into features, with random weights."""
-    if design.backbone == "efficientnet_lite0":
-        return LiteBackbone(design.last_layer, design.frozen_norm)
-    return Backbone(design.backbone, design.last_layer, design.dilated, design.frozen_norm)
+    def losses(self, outputs: dict[str, Any], targets: Sequence[Target], normalizers: Tensor) -> dict[str, Tensor]:
+        """The figures of `SetCriterion`."""
+        losses: dict[str, Tensor] = self.criterion(outputs, targets, normalizers)
+        return losses
+
+    def detections(self, outputs: dict[str, Any], sizes: Tensor) -> list[dict[str, Tensor]]:
+        """One detection for each query; see `post_process`."""
+        return post_process(outputs, sizes)
+
+    def load_pretrained(self, source: str, class_names: Sequence[str] | None) -> None:
+        """Loads weights, and keeps batch normalisation fixed where it was in them; see `pretrained.load`."""
+        if pretrained.load(self, source, self.spec["model"], self.design, class_names):
+            cast("Backbone | LiteBackbone", self.backbone[0]).freeze_norm()
+            self.spec["frozen_norm"] = True
 
 
-def build_model(
-    name: str,
-    num_classes: int,
-    pretrained: str | None = None,
-    *,
-    class_names: Sequence[str] | None = None,
-    num_queries: int | None = None,
-    dropout: float | None = None,
-    aux_loss: bool = False,
-    frozen_norm: bool | None = None,
-    sizes: Mapping[str, Any] | None = None,
-) -> DETR:
-    """Builds one of the named models.
+def build(spec: Mapping[str, Any]) -> DETR:
+    """One of the named models with random weights.
 
     Args:
-        name: one of `trainer.config.MODEL_NAMES`.
-        num_classes: C, not counting "no object".
-        pretrained: "coco" for the authors' weights, "imagenet" for backbone weights, the path of a checkpoint
-            (in the authors' format or ours) or of the folder of a run, or None for random weights.
-            Everything but the class head's rows and the number of queries must fit.
-        class_names: by label. Rows of the pretrained class head are kept for the classes that it knows by
-            name (case, spaces, hyphens and underscores aside) and made anew for others. None keeps all rows
-            if there are as many, and otherwise only that of "no object".
-        num_queries: how many objects an image can be given; None for the model's own number.
-        dropout: None for the model's own.
-        aux_loss: return the predictions of the earlier decoder layers as well.
-        frozen_norm: keep batch normalisation and the first stage of the backbone fixed. None keeps them as
-            the weights were made: fixed for "coco", "imagenet" and the authors' files, as the checkpoint
-            says for ours, and the model's own habit without weights, which for the paper's models is fixed.
-            To train one of those from random weights, pass False.
-        sizes: other sizes than the model's own, under the names of `trainer.config.SIZES`; None is the model's.
+        spec: `model`, a name in `ARCHITECTURES`; `num_classes`, not counting "no object"; any of `DetrSettings`, else
+            the model's defaults; and `frozen_norm`, whether batch normalisation and the backbone's first stages are
+            fixed (default False, as there is nothing worth keeping in random ones).
 
     Raises:
-        TrainerError: the name is unknown, the sizes contradict each other, the weights cannot be had or do not
-            fit, or there are not `num_classes` class names.
+        TrainerError: the name is unknown, or the sizes contradict each other.
     """
-    if class_names is not None and len(class_names) != num_classes:
-        raise TrainerError(f"{len(class_names)} class names were given for {num_classes} classes")
-    design = architecture(name)
-    if frozen_norm is None:
-        frozen_norm = norm_of(pretrained, default=design.frozen_norm)
-    other_sizes = {field: value for field, value in (sizes or {}).items() if value is not None}
-    changes = {"num_queries": num_queries, "dropout": dropout, **other_sizes}
-    given = {field: value for field, value in changes.items() if value is not None}
-    design = replace(design, frozen_norm=frozen_norm, **given)
+    name, num_classes = spec["model"], spec["num_classes"]
+    if name not in ARCHITECTURES:
+        raise TrainerError(f"unknown model '{name}'; it can be {', '.join(ARCHITECTURES)}")
+    known = DetrSettings.model_fields
+    settings = DetrSettings(
+        **{key: value for key, value in {**FAMILY.models[name].defaults, **spec}.items() if key in known}
+    )
+    sizes = {size: getattr(settings, size) for size in SIZES if getattr(settings, size) is not None}
+    design = replace(ARCHITECTURES[name], **sizes)
+    if design.hidden_dim % design.nheads:
+        raise TrainerError(f"{name}: nheads {design.nheads} does not divide hidden_dim {design.hidden_dim}")
+    frozen_norm = bool(spec.get("frozen_norm", False))
     try:
-        model = DETR(design, num_classes, aux_loss)
+        model = DETR(design, num_classes, settings, frozen_norm)
     except ValueError as error:
         raise TrainerError(f"{name}: {error}") from None
-    model.recipe = {
-        "name": name,
-        "num_classes": num_classes,
-        "num_queries": design.num_queries,
-        "dropout": design.dropout,
-        "frozen_norm": design.frozen_norm,
-        "sizes": other_sizes,
-    }
-    if pretrained is not None:
-        load_pretrained(model, pretrained, name, design, class_names)
+    model.spec = {"model": name, "num_classes": num_classes, **settings.model_dump(), "frozen_norm": frozen_norm}
     return model
 
 
@@ -195,5 +212,5 @@ def post_process(outputs: dict[str, Any], target_sizes: Tensor) -> list[dict[str
     scores, labels = outputs["pred_logits"].softmax(-1)[..., :-1].max(-1)
     height, width = target_sizes.to(outputs["pred_boxes"]).unbind(1)
     scale = torch.stack([width, height, width, height], dim=1)[:, None]
-    boxes = cxcywh_to_xyxy(outputs["pred_boxes"]) * scale
+    boxes = box_convert(outputs["pred_boxes"], "cxcywh", "xyxy") * scale
     return [{"scores": s, "labels": c, "boxes": b} for s, c, b in zip(scores, labels, boxes, strict=True)]

@@ -11,12 +11,12 @@ from urllib.parse import urlparse
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from trainer import checkpoint
 from trainer.errors import TrainerError
 from trainer.models.backbones.efficientnet_lite import imagenet_weights
 from trainer.models.detr.architectures import Architecture
-from trainer.models.detr.coco_names import COCO_NAMES
 
 _log = logging.getLogger("trainer")
 
@@ -24,55 +24,35 @@ _log = logging.getLogger("trainer")
 _CLASS_HEAD = ("class_embed.weight", "class_embed.bias")
 _QUERIES = ("query_embed.weight", "query_anchor.weight")
 _COCO_ROWS = 92
+# The authors number COCO's classes by their ids, which have gaps, and so does torchvision.
+_COCO_NAMES: list[str | None] = [
+    None if name in ("__background__", "N/A") else name
+    for name in FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+]
 _NAMES_SHOWN = 10
 
 
-def norm_of(pretrained: str | None, default: bool) -> bool:
-    """Whether the backbone's normalisation is fixed in the weights that `pretrained` names.
-
-    Raises:
-        TrainerError: it is a path, and no checkpoint can be read there.
-    """
-    if pretrained is None:
-        return default
-    if pretrained in ("coco", "imagenet"):
-        return True
-    return bool(checkpoint.read(find_checkpoint(pretrained)).get("model_config", {}).get("frozen_norm", True))
-
-
-def find_checkpoint(pretrained: str | Path) -> Path:
-    """The file behind a path to a checkpoint, or to the folder of a run that wrote one.
-
-    Raises:
-        TrainerError: there is neither.
-    """
-    path = Path(pretrained).expanduser()
-    for candidate in (path, path / "checkpoints" / "best.pth", path / "best.pth"):
-        if candidate.is_file():
-            return candidate
-    if path.is_dir():
-        raise TrainerError(f"pretrained: folder {path} holds neither checkpoints/best.pth nor best.pth")
-    raise TrainerError(f"pretrained: {path} does not exist; give coco, imagenet, none, or a checkpoint that does")
-
-
-def load_pretrained(
-    model: nn.Module, pretrained: str, name: str, design: Architecture, class_names: Sequence[str] | None
-) -> None:
-    """Loads weights into a freshly built model and logs what was loaded, made anew and left.
+def load(model: nn.Module, pretrained: str, name: str, design: Architecture, class_names: Sequence[str] | None) -> bool:
+    """Loads weights into a freshly built model and logs what was loaded, made anew and ignored.
 
     Args:
         model: a `DETR`, changed in place.
         pretrained: "coco", "imagenet", or the path of a checkpoint or of the folder of a run.
         name: of the model, for messages.
         design: the model's sizes.
-        class_names: of the model, by label; None where they are not known.
+        class_names: of the model, by label. Rows of the class head are kept for the classes that the weights know by
+            name (case, spaces, hyphens and underscores aside) and made anew for others. None keeps all rows
+            if there are as many, and otherwise only that of "no object".
+
+    Returns:
+        Whether the backbone's batch normalisation was fixed when the weights were made.
 
     Raises:
         TrainerError: the weights cannot be had, or are those of another model.
     """
     if pretrained == "imagenet":
         _load_imagenet(model, design.backbone)
-        return
+        return True
     if pretrained == "coco":
         if design.coco_weights is None:
             raise TrainerError(
@@ -80,7 +60,12 @@ def load_pretrained(
             )
         source, content = "the COCO weights", _download(design.coco_weights)
     else:
-        file = find_checkpoint(pretrained)
+        file = checkpoint.find_checkpoint(pretrained)
+        if file is None:
+            raise TrainerError(
+                f"pretrained: {pretrained} is neither a checkpoint nor the folder of a run that has"
+                " checkpoints/best.pth; give coco, imagenet, none, or a checkpoint"
+            )
         source, content = str(file), checkpoint.read(file)
     weights = content.get("model", content)
     own = model.state_dict()
@@ -97,7 +82,10 @@ def load_pretrained(
     left = [key for key in weights if key not in own and not key.endswith("num_batches_tracked")]
     _log.info("loaded %d tensors from %s", len(loaded), source)
     if left:
-        _log.info("left aside %d of its tensors, which %s has no place for (%s, ...)", len(left), name, left[0])
+        _log.info("ignored %d of its tensors, which %s has no place for (%s, ...)", len(left), name, left[0])
+    # The authors' files do not say: theirs is fixed.
+    _, spec = checkpoint.model_in(content) or ("", {})
+    return bool(spec.get("frozen_norm", True))
 
 
 def _check(own: dict[str, Tensor], weights: Any, source: str, name: str) -> None:
@@ -121,8 +109,7 @@ def _names_in(content: dict[str, Any], weights: dict[str, Tensor]) -> list[str |
     names = content.get("class_names")
     if isinstance(names, list) and len(names) == rows - 1:
         return names
-    # The authors number COCO's classes by their ids, which have gaps.
-    return [COCO_NAMES.get(row) for row in range(rows - 1)] if rows == _COCO_ROWS else None
+    return _COCO_NAMES if rows == _COCO_ROWS else None
 
 
 def _class_head(

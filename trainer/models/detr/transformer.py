@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.models.detr.attention import MultiheadAttention, padding_bias
-from trainer.models.detr.dropout import Dropout
+from trainer.models.detr.attention import attend, key_mask
 
 
 class Layer(nn.Module):
@@ -21,12 +20,12 @@ class Layer(nn.Module):
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
-        self.self_attn = MultiheadAttention(dim, heads, dropout)
+        self.self_attn = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
         self.linear1 = nn.Linear(dim, feedforward)
         self.linear2 = nn.Linear(feedforward, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.pre_norm = pre_norm
 
     def _feed_forward(self, x: Tensor) -> Tensor:
@@ -36,23 +35,23 @@ class Layer(nn.Module):
 class EncoderLayer(Layer):
     """Self-attention over the feature cells, then a feed-forward network."""
 
-    def forward(self, x: Tensor, bias: Tensor | None, position: Tensor) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor | None, position: Tensor) -> Tensor:
         """Maps cells `[B, N, dim]` to `[B, N, dim]`.
 
         Args:
             x: cells `[B, N, dim]`.
-            bias: of `padding_bias`, for cells that attention must not look at.
+            padding: of `key_mask`, for cells that attention must not look at.
             position: `[B, N, dim]`, added to queries and keys.
         """
         if self.pre_norm:
-            x = x + self.dropout(self._attend(self.norm1(x), bias, position))
+            x = x + self.dropout(self._attend(self.norm1(x), padding, position))
             return x + self.dropout(self._feed_forward(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self._attend(x, bias, position)))
+        x = self.norm1(x + self.dropout(self._attend(x, padding, position)))
         return self.norm2(x + self.dropout(self._feed_forward(x)))
 
-    def _attend(self, x: Tensor, bias: Tensor | None, position: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, padding: Tensor | None, position: Tensor) -> Tensor:
         query = x + position
-        return self.self_attn(query, query, x, bias)
+        return attend(self.self_attn, query, query, x, padding)
 
 
 class DecoderLayer(Layer):
@@ -60,30 +59,35 @@ class DecoderLayer(Layer):
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__(dim, heads, feedforward, dropout, pre_norm)
-        self.multihead_attn = MultiheadAttention(dim, heads, dropout)
+        self.multihead_attn = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
         self.norm3 = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, keys: Tensor, memory: Tensor, bias: Tensor | None, query_position: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, keys: Tensor, memory: Tensor, padding: Tensor | None, query_position: Tensor
+    ) -> Tensor:
         """Maps objects `[B, Q, dim]` to `[B, Q, dim]`.
 
         Args:
             x: the objects so far, `[B, Q, dim]`.
             keys: encoded cells with their positions added, `[B, N, dim]`.
             memory: encoded cells, `[B, N, dim]`.
-            bias: of `padding_bias`, for cells to leave out.
+            padding: of `key_mask`, for cells to leave out.
             query_position: the learned object queries, `[Q, dim]`.
         """
         if self.pre_norm:
             x = x + self.dropout(self._attend(self.norm1(x), query_position))
-            x = x + self.dropout(self.multihead_attn(self.norm2(x) + query_position, keys, memory, bias))
+            x = x + self.dropout(self._look(self.norm2(x), keys, memory, padding, query_position))
             return x + self.dropout(self._feed_forward(self.norm3(x)))
         x = self.norm1(x + self.dropout(self._attend(x, query_position)))
-        x = self.norm2(x + self.dropout(self.multihead_attn(x + query_position, keys, memory, bias)))
+        x = self.norm2(x + self.dropout(self._look(x, keys, memory, padding, query_position)))
         return self.norm3(x + self.dropout(self._feed_forward(x)))
 
     def _attend(self, x: Tensor, query_position: Tensor) -> Tensor:
         query = x + query_position
-        return self.self_attn(query, query, x)
+        return attend(self.self_attn, query, query, x)
+
+    def _look(self, x: Tensor, keys: Tensor, memory: Tensor, padding: Tensor | None, query_position: Tensor) -> Tensor:
+        return attend(self.multihead_attn, x + query_position, keys, memory, padding)
 
 
 class Encoder(nn.Module):
@@ -94,10 +98,10 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
 
-    def forward(self, x: Tensor, bias: Tensor | None, position: Tensor) -> Tensor:
-        """Maps cells `[B, N, dim]` to `[B, N, dim]`; `bias` and `position` as in `EncoderLayer`."""
+    def forward(self, x: Tensor, padding: Tensor | None, position: Tensor) -> Tensor:
+        """Maps cells `[B, N, dim]` to `[B, N, dim]`; `padding` and `position` as in `EncoderLayer`."""
         for layer in self.layers:
-            x = layer(x, bias, position)
+            x = layer(x, padding, position)
         return x if self.norm is None else self.norm(x)
 
 
@@ -109,12 +113,12 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
 
-    def forward(self, memory: Tensor, bias: Tensor | None, position: Tensor, query_position: Tensor) -> Tensor:
+    def forward(self, memory: Tensor, padding: Tensor | None, position: Tensor, query_position: Tensor) -> Tensor:
         """Objects after each of the L layers, `[L, B, Q, dim]`.
 
         Args:
             memory: encoded cells `[B, N, dim]`.
-            bias: of `padding_bias`, for cells to leave out.
+            padding: of `key_mask`, for cells to leave out.
             position: of the cells, `[B, N, dim]`.
             query_position: the learned object queries, `[Q, dim]`.
         """
@@ -122,7 +126,7 @@ class Decoder(nn.Module):
         x = torch.zeros_like(query_position).expand(len(memory), -1, -1)
         after_each = []
         for layer in self.layers:
-            x = layer(x, keys, memory, bias, query_position)
+            x = layer(x, keys, memory, padding, query_position)
             after_each.append(x)
         return cast(Tensor, self.norm(torch.stack(after_each)))
 
@@ -164,6 +168,6 @@ class Transformer(nn.Module):
         """
         cells = features.flatten(2).transpose(1, 2)
         position = position.flatten(2).transpose(1, 2)
-        bias = padding_bias(padding_mask.flatten(1), features.dtype)
-        memory = self.encoder(cells, bias, position)
-        return cast(Tensor, self.decoder(memory, bias, position, queries))
+        padding = key_mask(padding_mask.flatten(1))
+        memory = self.encoder(cells, padding, position)
+        return cast(Tensor, self.decoder(memory, padding, position, queries))

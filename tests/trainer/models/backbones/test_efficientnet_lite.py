@@ -9,12 +9,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.trainer.building import build_model
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.evaluation.detector import load
 from trainer.models.backbones.efficientnet_lite import PACKAGE, LiteBackbone, imagenet_weights
-from trainer.models.backbones.resnet import FrozenBatchNorm2d
-from trainer.models.detr.model import build_model
+from trainer.models.backbones.frozen_norm import FrozenBatchNorm2d
 from trainer.training.train import train
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]

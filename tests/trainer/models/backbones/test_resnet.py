@@ -7,20 +7,8 @@ import torch
 import torchvision
 from torch import nn
 
-from trainer.models.backbones.resnet import Backbone, FrozenBatchNorm2d, convolve
-
-
-def test_frozen_normalisation_equals_torch_in_evaluation():
-    trained = nn.BatchNorm2d(3)
-    with torch.no_grad():
-        for tensor in (trained.weight, trained.bias, trained.running_mean, trained.running_var):
-            tensor.uniform_(0.5, 2)
-    frozen = FrozenBatchNorm2d(3)
-    frozen.load_state_dict(trained.state_dict())
-    x = torch.randn(2, 3, 4, 5)
-    assert torch.allclose(frozen.train()(x), trained.eval()(x), atol=1e-6)
-    assert not list(frozen.parameters())
-    assert set(frozen.state_dict()) == {"weight", "bias", "running_mean", "running_var"}
+from trainer.models.backbones.frozen_norm import FrozenBatchNorm2d, convolve
+from trainer.models.backbones.resnet import Backbone
 
 
 @pytest.mark.parametrize(

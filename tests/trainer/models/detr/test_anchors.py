@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from tests.trainer.building import build_model, random_images
 from trainer.models.detr.anchors import look_nearby, position_codes, spread_boxes
-from trainer.models.detr.model import build_model
 from trainer.models.detr.position_encoding import SinePositionEncoding
 
 
@@ -37,13 +37,13 @@ def test_attention_to_like_positions_starts_high():
 def test_an_untrained_query_predicts_its_own_place():
     model = build_model("detr_lite0", 2, num_queries=30, aux_loss=True).eval()
     with torch.no_grad():
-        outputs = model(torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool))
+        outputs = model(random_images(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool))
     for layer in (outputs, *outputs["aux_outputs"]):
         assert torch.allclose(layer["pred_boxes"], spread_boxes(30).expand(2, -1, -1), atol=1e-6)
 
 
 def test_places_are_learned_with_the_rest():
     model = build_model("detr_lite0", 2, num_queries=30)
-    outputs = model(torch.randn(1, 3, 64, 96), torch.zeros(1, 64, 96, dtype=torch.bool))
+    outputs = model(random_images(1, 3, 64, 96), torch.zeros(1, 64, 96, dtype=torch.bool))
     outputs["pred_boxes"].sum().backward()
     assert model.query_anchor.weight.grad.abs().min() > 0

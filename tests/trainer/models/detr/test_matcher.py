@@ -4,8 +4,9 @@ from itertools import permutations
 
 import pytest
 import torch
+from torchvision.ops import box_convert
 
-from trainer.models.box_ops import cxcywh_to_xyxy, generalized_iou
+from trainer.models.box_ops import generalized_iou
 from trainer.models.detr.matcher import HungarianMatcher
 
 
@@ -27,7 +28,7 @@ def pair_cost(outputs, target, image: int, query: int, thing: int) -> float:
     """The cost of one pair from equation 1, written out."""
     probability = outputs["pred_logits"][image, query].softmax(-1)[target["labels"][thing]]
     predicted, truth = outputs["pred_boxes"][image, query], target["boxes"][thing]
-    overlap = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth))
+    overlap = generalized_iou(box_convert(predicted, "cxcywh", "xyxy"), box_convert(truth, "cxcywh", "xyxy"))
     return float(5 * (predicted - truth).abs().sum() - probability - 2 * overlap)
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.trainer.building import build_model, random_images
 from trainer.errors import TrainerError
-from trainer.models.detr.criterion import SetCriterion
-from trainer.models.detr.model import DETR, build_model, post_process
+from trainer.models.detr.model import DETR, post_process
 
 
 def resnet50_shapes() -> dict[str, tuple[int, ...]]:
@@ -71,7 +71,7 @@ def official_shapes() -> dict[str, tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def resnet50() -> nn.Module:
-    return build_model("detr_resnet50", num_classes=91)
+    return build_model("detr_resnet50", num_classes=91, frozen_norm=True)
 
 
 def test_r50_has_the_authors_names_and_shapes(resnet50):
@@ -99,7 +99,7 @@ def test_trained_normalisation_reads_the_authors_weights(resnet50):
 )
 def test_the_other_models_differ_in_depth_and_dilation(name, blocks, stride):
     with torch.device("meta"):
-        model = build_model(name, num_classes=91)
+        model = build_model(name, num_classes=91, frozen_norm=True)
     body = model.backbone[0].body
     assert len(body.layer3) == blocks
     assert body.layer4[0].conv2.stride == (stride, stride)
@@ -108,7 +108,7 @@ def test_the_other_models_differ_in_depth_and_dilation(name, blocks, stride):
 
 def test_outputs_of_the_small_model():
     model = build_model("detr_tiny", num_classes=3, num_queries=7, aux_loss=True).eval()
-    outputs = model(torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool))
+    outputs = model(random_images(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool))
     assert outputs["pred_logits"].shape == (2, 7, 4)
     assert outputs["pred_boxes"].shape == (2, 7, 4)
     assert outputs["pred_boxes"].min() >= 0
@@ -119,7 +119,7 @@ def test_outputs_of_the_small_model():
         assert layer["pred_boxes"].shape == (2, 7, 4)
         assert not torch.equal(layer["pred_logits"], outputs["pred_logits"])
     model.aux_loss = False
-    assert "aux_outputs" not in model(torch.randn(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
+    assert "aux_outputs" not in model(random_images(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
 
 
 def test_what_lies_beside_an_image_in_the_batch_does_not_change_its_predictions():
@@ -127,13 +127,13 @@ def test_what_lies_beside_an_image_in_the_batch_does_not_change_its_predictions(
     # to an image are not quite the same as its end, in the authors' model as in this one.
     torch.manual_seed(0)
     model = build_model("detr_tiny", num_classes=3).eval()
-    batch, mask = torch.zeros(2, 3, 96, 96), torch.zeros(2, 96, 96, dtype=torch.bool)
-    batch[0, :, :64, :64] = torch.randn(3, 64, 64)
+    batch, mask = torch.zeros(2, 3, 96, 96, dtype=torch.uint8), torch.zeros(2, 96, 96, dtype=torch.bool)
+    batch[0, :, :64, :64] = random_images(3, 64, 64)
     mask[0] = True
     mask[0, :64, :64] = False
     with torch.no_grad():
         first = model(batch, mask)
-        batch[1] = torch.randn(3, 96, 96)
+        batch[1] = random_images(3, 96, 96)
         second = model(batch, mask)
         unmasked = model(batch, torch.zeros_like(mask))
     for name in ("pred_logits", "pred_boxes"):
@@ -167,26 +167,25 @@ def test_post_process_gives_pixels_and_never_no_object():
 
 def test_sizes_other_than_the_model_s_own():
     sizes = {"hidden_dim": 64, "nheads": 4, "enc_layers": 1, "dec_layers": 2, "dim_feedforward": 96, "pre_norm": False}
-    model = build_model("detr_tiny", 2, aux_loss=True, sizes={**sizes, "position_embedding": "learned"})
+    model = build_model("detr_tiny", 2, aux_loss=True, **sizes, position_embedding="learned")
     assert len(model.transformer.encoder.layers) == 1
     assert model.transformer.encoder.layers[0].linear1.weight.shape == (96, 64)
     assert "backbone.1.row_embed.weight" in model.state_dict()
-    outputs = model(torch.randn(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
+    outputs = model(random_images(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
     assert len(outputs["aux_outputs"]) == 1
 
 
 def test_sizes_that_contradict_each_other_are_refused_in_a_line():
-    with pytest.raises(TrainerError, match=r"^detr_tiny: 3 heads cannot share a width of 128"):
-        build_model("detr_tiny", 2, sizes={"nheads": 3})
+    with pytest.raises(TrainerError, match=r"^detr_tiny: nheads 3 does not divide hidden_dim 128"):
+        build_model("detr_tiny", 2, nheads=3)
 
 
 def padded_batch(device: str = "cpu") -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
     """Two images, the second padded, with three objects and none."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, 96, 128, generator=generator)
+    images = torch.randint(0, 256, (2, 3, 96, 128), dtype=torch.uint8, generator=generator)
     mask = torch.zeros(2, 96, 128, dtype=torch.bool)
     mask[1, 50:], mask[1, :, 70:] = True, True
-    images[1, :, mask[1]] = 0
     boxes = 0.2 + 0.4 * torch.rand(3, 4, generator=generator)
     targets = [
         {"labels": torch.tensor([0, 2, 1]), "boxes": boxes},
@@ -200,11 +199,10 @@ def trained_losses(model: DETR, dtype: torch.dtype | None = None, device: str = 
     """The losses of a step of training, whose gradients are left on the model."""
     torch.manual_seed(1)
     images, mask, targets = padded_batch(device)
-    criterion = SetCriterion(3).to(device)
     with torch.autocast(device, dtype, enabled=dtype is not None):
-        losses = criterion(model.train()(images, mask), targets)
-        total = criterion.weighted(losses)
-    total.backward()
+        outputs = model.train()(images, mask, targets)
+    losses = model.losses(outputs, targets, model.normalizers(targets))
+    losses["loss"].backward()
     return losses
 
 
@@ -251,14 +249,13 @@ def test_a_step_waits_for_the_gpu_once(dtype):
     model.cuda()
     assert trained_losses(model, dtype, "cuda")["loss_ce"].item() == pytest.approx(wanted, rel=0.2)
     images, mask, targets = padded_batch("cuda")
-    criterion = SetCriterion(3).cuda()
     with warnings.catch_warnings(record=True) as waits:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
             with torch.autocast("cuda", dtype, enabled=dtype is not None):
-                losses = criterion(model(images, mask), targets)
-            criterion.weighted(losses).backward()
+                outputs = model(images, mask, targets)
+            model.losses(outputs, targets, model.normalizers(targets))["loss"].backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert len([wait for wait in waits if "synchroniz" in str(wait.message)]) == 1

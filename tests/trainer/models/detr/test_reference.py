@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.trainer import reference
-from trainer.models.detr.criterion import LOSSES, SetCriterion
+from tests.trainer.building import build_model, losses_of, random_images
+from trainer.models.detr.criterion import FIGURES, SetCriterion
 from trainer.models.detr.matcher import HungarianMatcher
-from trainer.models.detr.model import build_model, post_process
+from trainer.models.detr.model import post_process
 from trainer.models.detr.position_encoding import SinePositionEncoding
 from trainer.models.detr.transformer import Transformer
 
@@ -89,11 +90,11 @@ def test_transformer(mask, pre_norm, training, draw):
 def test_the_model_from_features_to_boxes(draw):
     model = build_model("detr_tiny", num_classes=CLASSES, num_queries=QUERIES, aux_loss=True).eval()
     scatter(model.transformer, draw)
-    images, padding = draw(2, 3, 40, 56), torch.zeros(2, 40, 56, dtype=torch.bool)
+    images, padding = random_images(2, 3, 40, 56), torch.zeros(2, 40, 56, dtype=torch.bool)
     padding[1, 24:], padding[1, :, 17:] = True, True
     with torch.no_grad():
         outputs = model(images, padding)
-        features, mask = model.backbone[0](images, padding)
+        features, mask = model.backbone[0](model.normalize(images, padding), padding)
     # Stride 8, and a cell belongs to the image where its top left pixel does.
     assert mask[1].sum(1).tolist() == [4, 4, 4, 7, 7]
     weights = {name: numbers(weight) for name, weight in model.state_dict().items()}
@@ -158,12 +159,15 @@ def test_matching_losses_and_detections(sizes, seed):
             logits, places, *truth[image]
         )
 
-    wanted = {}
-    for index, layer in enumerate(layers):
-        of_layer = reference.losses(numbers(layer["pred_logits"]), numbers(layer["pred_boxes"]), truth)
-        kept = of_layer if index == 0 else {f"{name}_{index - 1}": of_layer[name] for name in LOSSES}
-        wanted.update(kept)
-    found = SetCriterion(CLASSES)({**layers[0], "aux_outputs": layers[1:]}, targets)
+    by_layer = [
+        reference.losses(numbers(layer["pred_logits"]), numbers(layer["pred_boxes"]), truth) for layer in layers
+    ]
+    weights = {"loss_ce": 1, "loss_bbox": 5, "loss_giou": 2}
+    wanted = {name: weight * sum(layer[name] for layer in by_layer) for name, weight in weights.items()}
+    wanted["loss"] = sum(wanted.values())
+    wanted |= {name: by_layer[0][name] for name in ("class_error", "cardinality_error")}
+    found = losses_of(SetCriterion(CLASSES), {**layers[0], "aux_outputs": layers[1:]}, targets)
+    assert list(found) == list(FIGURES)
     assert {name: value.item() for name, value in found.items()} == pytest.approx(wanted, rel=1e-5, abs=1e-5)
 
     frame = torch.tensor([[480, 640]] * len(sizes))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer.training.schedule import rate_factor, set_rates
+from trainer.training.optimizer import rate_factor, set_rates
 
 
 def test_rise_plateau_and_drop():

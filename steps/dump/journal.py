@@ -1,0 +1,91 @@
+"""What was fetched into a folder, so that a second run fetches only the rest."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import orjson
+
+from steps.common.files import replacing
+from steps.dataset.layout import MOVED_ASIDE
+from steps.dump.target import STATE_DIR
+
+Version = tuple[int, str]
+"""What a file was fetched from: a size in bytes, and an entity tag or a time of change."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What came of bringing a dump: number of its files, how many of them were there already, size in bytes."""
+
+    files: int
+    kept: int
+    size: int
+
+
+def version_of(path: Path) -> Version:
+    """Give the version of a file on this machine."""
+    status = path.stat()
+    return status.st_size, str(status.st_mtime_ns)
+
+
+class Journal:
+    """What was fetched into a folder: a line of JSON per file, written as each one arrives.
+
+    The line holds the version of the source, so that what was altered there since is fetched again, and the file's
+    own size and time of change, so that a file altered here is.
+    """
+
+    def __init__(self, dataset_dir: Path) -> None:
+        self._root = dataset_dir
+        self._path = dataset_dir / STATE_DIR / "journal.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._entries: dict[str, list[object]] = {}
+        if self._path.is_file():
+            for line in self._path.read_bytes().splitlines():
+                try:
+                    match orjson.loads(line):
+                        case [str(name), *entry]:
+                            self._entries[name] = entry
+                except orjson.JSONDecodeError:
+                    continue  # The line that a killed run was writing.
+        self._file: IO[bytes] | None = None
+
+    def holds(self, path: Path, version: Version) -> bool:
+        """Tell whether `path` is what was fetched from that version, or was moved aside by the prepare step since."""
+        name = self._name(path)
+        entry = self._entries.get(name)
+        return entry is not None and any(entry == self._entry(place, version) for place in self._places(name))
+
+    def add(self, path: Path, version: Version) -> None:
+        """Note that `path` was just fetched from that version."""
+        if self._file is None:
+            self._file = self._path.open("ab")
+            self._file.write(b"\n")  # Ends the line that a killed run left open.
+        name, entry = self._name(path), self._entry(path, version)
+        self._entries[name] = entry
+        self._file.write(orjson.dumps([name, *entry], option=orjson.OPT_APPEND_NEWLINE))
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Write the journal anew, without the files that are gone."""
+        if self._file is not None:
+            self._file.close()
+        self._entries = {name: entry for name, entry in self._entries.items() if self._places(name)}
+        with replacing(self._path) as temporary:
+            lines = [orjson.dumps([name, *entry]) for name, entry in sorted(self._entries.items())]
+            temporary.write_bytes(b"\n".join([*lines, b""]))
+
+    def _places(self, name: str) -> list[Path]:
+        places = (self._root / name, self._root / MOVED_ASIDE.get(name, name))
+        return [place for place in places if place.is_file()]
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+    @staticmethod
+    def _entry(path: Path, version: Version) -> list[object]:
+        status = path.stat()
+        return [*version, status.st_size, status.st_mtime_ns]

@@ -1,0 +1,60 @@
+"""What is known about a family of models without importing torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from trainer.models.interface import DetectionModel
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One model on offer."""
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Settings, of a run and of the family, that differ from the declared defaults."""
+    steps: Mapping[str, int] = field(
+        default_factory=lambda: {"coco": 6_000, "imagenet": 20_000, "checkpoint": 4_000, "none": 40_000}
+    )
+    """Optimizer steps that 300 images take, by where the weights come from."""
+    small: bool = False
+    """Whether the defaults are made for some hundred images, so that rates, augmentation and batch size stay."""
+    note: str = ""
+    """What someone should know who found that the model detects nothing."""
+    gb_per_image: float = 3.5
+    """GB of activations in training that an image of 800 px takes in float32."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that share their code and their settings."""
+
+    name: str
+    settings: type[BaseModel]
+    """Hyperparameters of this family, beside those of `TrainConfig`; their names must differ."""
+    module: str
+    """Dotted name of the module with `build(spec)`, imported when a model is built."""
+    models: Mapping[str, ModelInfo]
+    max_objects: str | None = None
+    """The setting that limits how many objects can be found in an image, if one does."""
+    may_change: frozenset[str] = frozenset()
+    """Settings that may be changed when a run is resumed, as they decide about no weight."""
+
+    def new_spec(self, model: str, num_classes: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The spec of a model that is to be built for the first time."""
+        return {"model": model, "num_classes": num_classes, **settings}
+
+    def build(self, spec: Mapping[str, Any]) -> DetectionModel:
+        """A model of a spec, with random weights.
+
+        Raises:
+            TrainerError: the settings in it contradict each other.
+        """
+        built: DetectionModel = import_module(self.module).build(spec)
+        return built
