@@ -17,7 +17,7 @@ from steps.dataset.containment import refuse_ways_out
 from steps.dataset.findings import Findings
 from steps.dataset.model import CROWDS, FRAME_ORDERS, Dataset
 from steps.formats import TAGS, check_tag, detect
-from steps.options import DatasetDir, Seed
+from steps.options import DatasetDir, Seed, choice
 from steps.preparation.clean import Clean, clean
 from steps.preparation.coco_writer import by_id, coco_file
 from steps.preparation.image_lookup import find_images, image_files
@@ -40,9 +40,10 @@ def prepare_data(
     ] = "cvat_coco",
     split: Annotated[
         str,
-        typer.Option(
+        choice(
+            SPLITS,
             help="How to split: stratified by class, random, blocks of a video's frames, or by folder. "
-            "auto: the dump's own train and val, else stratified."
+            "auto: the dump's own train and val, else stratified.",
         ),
     ] = "auto",
     exclude: Annotated[
@@ -50,16 +51,18 @@ def prepare_data(
     ] = "",
     crowds: Annotated[
         str,
-        typer.Option(
+        choice(
+            CROWDS,
             help="What COCO's iscrowd 1 means: crowd regions, which are not trained on, or objects. "
-            "auto: objects in a file of CVAT's, which marks every mask so, else regions."
+            "auto: objects in a file of CVAT's, which marks every mask so, else regions.",
         ),
     ] = "auto",
     frame_order: Annotated[
         str,
-        typer.Option(
+        choice(
+            FRAME_ORDERS,
             help="How the task's images were sorted, for MOT and CVAT for video, which number them: lexicographical "
-            "(CVAT's default) or natural. auto: refuse where it matters."
+            "(CVAT's default) or natural. auto: refuse where it matters.",
         ),
     ] = "auto",
     max_lost: Annotated[
