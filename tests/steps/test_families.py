@@ -146,7 +146,7 @@ def test_two_processes_share_the_work(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "epochs"), [("hf", 200), ("fasterrcnn", 60)])
+@pytest.mark.parametrize(("family", "epochs"), [("hf", 150), ("fasterrcnn", 40)])
 def test_eight_images_are_learned_by_heart(family: str, epochs: int, tmp_path: Path) -> None:
     dataset_dir = tmp_path / "dataset"
     write_coco_dump(dataset_dir, images=8)

@@ -190,7 +190,7 @@ def test_the_license_is_said_and_kept(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_a_frozen_backbone_keeps_weights_and_statistics(published: Any) -> None:
-    model = create(published("detr"))
+    model = create(published("rt_detr_v2"))
     model.freeze("backbone")
     backbone = model.network.model.backbone
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
