@@ -48,7 +48,9 @@ class TrainConfig(BaseModel):
 
     model: str = Field("detr_resnet50", description="Name of the model")
     recipe: Recipe = Field("auto", description="auto: settings not given follow the size of the dataset")
-    pretrained: str | None = Field("coco", description="Initial weights: coco, imagenet, none, or a checkpoint's path")
+    pretrained: str | None = Field(
+        "coco", description="Initial weights: coco, imagenet, published (of hf: models), none, or a checkpoint's path"
+    )
 
     epochs: int = Field(300, ge=1, description="Number of epochs")
     batch_size: int = Field(2, ge=1, description="Images per step and process")
