@@ -157,7 +157,14 @@ def test_eight_images_are_learned_by_heart(family: str, epochs: int, tmp_path: P
         model=model_of(family, tmp_path),
         epochs=epochs,
         hyperparameters=settings(
-            batch_size=8, augment="none", lr=1e-3, lr_backbone=1e-3, eval_every=20, log_seconds=60, patience=0
+            batch_size=8,
+            augment="none",
+            lr=1e-3,
+            lr_backbone=1e-3,
+            eval_every=20,
+            log_seconds=60,
+            patience=0,
+            checkpoint_every=1000,
         ),
     )
     assert summary["best_AP50"] >= 0.95
