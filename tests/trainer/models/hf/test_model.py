@@ -185,6 +185,8 @@ def test_the_license_is_said_and_kept(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "license of its weights: apache-2.0" in caplog.text
     (folder / "README.md").write_text("---\nlicense: other\nlicense_name: house-rules\n---\n", encoding="utf-8")
     assert new(folder).spec["license"] == "house-rules"
+    (folder / "README.md").write_text("---\nlicense: [\n---\n", encoding="utf-8")
+    assert new(folder).spec["license"] is None
     (folder / "README.md").unlink()
     assert new(folder).spec["license"] is None
 
