@@ -7,9 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from trainer.errors import TrainerError
+from trainer.models.choice import AUTO
 from trainer.models.registry import family_of, model_names, model_patterns
 
 MODELS = model_names()
+MODEL_CHOICES = (AUTO, *MODELS)
 
 
 def choice(names: Sequence[str], **more: Any) -> Any:
@@ -25,7 +27,8 @@ def choice(names: Sequence[str], **more: Any) -> Any:
 
 def _model(value: str) -> str:
     try:
-        family_of(value)
+        if value != AUTO:
+            family_of(value)
     except TrainerError as error:
         raise ValueError(str(error)) from None
     return value
@@ -75,7 +78,8 @@ Model = Annotated[
     typer.Option(
         parser=_model,
         metavar="MODEL",
-        help=f"Architecture: {', '.join(MODELS)}; or a published model: {', '.join(model_patterns())}.",
+        help=f"Model: {', '.join(MODEL_CHOICES)}; or a published one: {', '.join(model_patterns())}."
+        " auto: by what is there.",
     ),
 ]
 BatchSize = Annotated[int | None, _or_auto("Images per step. auto: what suits the model and the GPU.")]

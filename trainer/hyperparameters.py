@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.config import PATH_FIELDS, TrainConfig, config_class
+from trainer.config import NOT_FOR_USERS, TrainConfig, config_class
 from trainer.models.registry import family_of, model_info, model_names, model_patterns
 
 
@@ -33,7 +33,7 @@ def hyperparameters(model: str) -> list[Hyperparameter]:
     family = family_of(model)
     properties = kind.model_json_schema()["properties"]
     defaults = kind.model_validate({"dataset_dir": ".", "output_dir": ".", "model": model})
-    names = [name for name in TrainConfig.model_fields if name not in (*PATH_FIELDS, "model")]
+    names = [name for name in TrainConfig.model_fields if name not in (*NOT_FOR_USERS, "model")]
     return [
         Hyperparameter(
             name,

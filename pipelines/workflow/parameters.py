@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from steps.dataset.model import CROWDS, FRAME_ORDERS
-from steps.options import MODELS
+from steps.options import MODEL_CHOICES
 from steps.preparation.split import SPLITS
 from steps.prepare import prepare_data
 from steps.train import train_model
@@ -83,7 +83,7 @@ CHECKPOINT = _of_step(
 DUMP_FORMAT = _of_step(
     prepare_data, "dump_format", "dump-format", "CVAT dump format", visibility=PRIVATE, required=True,
 )  # fmt: skip
-MODEL = _of_step(train_model, "model", "model", "Model", type=SELECT, options=MODELS, open=True, required=True)
+MODEL = _of_step(train_model, "model", "model", "Model", type=SELECT, options=MODEL_CHOICES, open=True, required=True)
 EPOCHS = _of_step(train_model, "epochs", "epochs", "Epochs", required=True)
 BATCH_SIZE = _of_step(train_model, "batch_size", "batch-size", "Batch size", required=True)
 VAL_SPLIT = _of_step(prepare_data, "val_split", "val-split", "Validation split", type=NUMBER, required=True)
@@ -129,9 +129,6 @@ SYS_NODE_POOL = Parameter(
     type=NODE_POOL,
     required=True,
 )
-
-LAPTOP_MODEL = "detr_tiny"
-"""Model that `run` trains unless told otherwise: one that a laptop trains in minutes."""
 
 PARAMETERS = (
     ANNOTATION_PATH,

@@ -36,14 +36,15 @@ SETTINGS: dict[str, Any] = {
 }
 FIGURES = {
     "hf": ["loss", "loss_vfl", "loss_bbox", "loss_giou"],
+    "ddq": ["loss", "loss_dense_class", "loss_dense_giou", "loss_class", "loss_box", "loss_giou", "loss_denoising"],
     "fasterrcnn": ["loss", "loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"],
 }
 
 
 def model_of(family: str, folder: Path) -> str:
     """What `--model` takes for a small model of a family, whose weights are put into the folder where it has any."""
-    if family == "fasterrcnn":
-        return "fasterrcnn_lite0"
+    if family != "hf":
+        return f"{family}_lite0"
     pytest.importorskip("transformers")
     return f"hf:{save_tiny('d_fine', folder / 'published')}"
 
@@ -60,7 +61,7 @@ class _StopInTheMiddle(logging.Handler):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("family", ["hf", "fasterrcnn"])
+@pytest.mark.parametrize("family", ["ddq", "hf", "fasterrcnn"])
 def test_a_family_goes_the_whole_way(family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset_dir, whole, cut = tmp_path / "dataset", tmp_path / "whole", tmp_path / "cut"
     write_coco_dump(dataset_dir)
@@ -127,7 +128,7 @@ def test_a_family_goes_the_whole_way(family: str, tmp_path: Path, caplog: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["hf", "fasterrcnn"])
+@pytest.mark.parametrize("family", ["ddq", "hf", "fasterrcnn"])
 def test_two_processes_share_the_work(family: str, tmp_path: Path) -> None:
     dataset_dir = tmp_path / "dataset"
     # The last images have no object: one process may have none in a step.
@@ -146,7 +147,7 @@ def test_two_processes_share_the_work(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "epochs"), [("hf", 150), ("fasterrcnn", 40)])
+@pytest.mark.parametrize(("family", "epochs"), [("ddq", 40), ("hf", 150), ("fasterrcnn", 40)])
 def test_eight_images_are_learned_by_heart(family: str, epochs: int, tmp_path: Path) -> None:
     dataset_dir = tmp_path / "dataset"
     write_coco_dump(dataset_dir, images=8)

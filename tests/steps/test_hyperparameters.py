@@ -20,7 +20,7 @@ def test_the_page_is_the_one_that_the_declarations_give() -> None:
 def test_each_setting_has_a_meaning_and_its_default_is_accepted(model: str) -> None:
     rows = hyperparameters(model)
     assert {row.name for row in rows} == set(config_class(model).model_fields) - {
-        "dataset_dir", "output_dir", "images_root", "model",
+        "dataset_dir", "output_dir", "images_root", "model", "model_reason",
     }  # fmt: skip
     assert all(row.meaning for row in rows)
     written = {row.name: row.default for row in rows if row.default != "none"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from trainer.errors import TrainerError
+from trainer.models.ddq.settings import DDQ
 from trainer.models.detr.settings import DETR
 from trainer.models.family import Family, ModelInfo
 from trainer.models.fasterrcnn.settings import FASTERRCNN
@@ -18,7 +19,7 @@ def register(family: Family) -> None:
     _FAMILIES[family.name] = family
 
 
-for _family in (DETR, FASTERRCNN, HF):
+for _family in (DDQ, DETR, FASTERRCNN, HF):
     register(_family)
 
 

@@ -17,6 +17,8 @@ from trainer.models.registry import family_of, model_info
 LARGE = 20_000
 """Images from which on the paper's settings hold as they are."""
 
+# Of the coarsest features: the sides of images are padded to multiples of it.
+_STRIDE = 32
 _SMALL_IS_ENOUGH = 20
 """Steps of an epoch below which an epoch means little."""
 
@@ -32,6 +34,8 @@ class Facts:
     processes: int = 1
     gpu_memory: float | None = None
     """GB of the GPU; None on a CPU."""
+    shorter_side: float | None = None
+    """Median of the images' shorter sides in px."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def settle(
     choices.make_room_for_boxes()
     choices.fill_the_gpu()
     if facts.images < LARGE:
+        choices.fit_small_images()
         choices.follow_the_size()
     return choices.config, choices.made
 
@@ -110,6 +115,17 @@ class _Choices:
         size = 2 ** int(math.log2(max(1, min(fits, useful, 16))))
         reason = f"the GPU has {self.facts.gpu_memory:.0f} GB, and an image of this size takes about {image:.1f} GB"
         self.choose("batch_size", size, reason)
+
+    def fit_small_images(self) -> None:
+        """No more pixels than the images have, where there are few."""
+        side, size = self.facts.shorter_side, self.config.image_size
+        if side is None or not model_info(self.config.model).small or side > size - _STRIDE:
+            return
+        smaller = max(2 * _STRIDE, _STRIDE * math.ceil(side / _STRIDE))
+        longest = _STRIDE * math.ceil(self.config.max_size * smaller / size / _STRIDE)
+        self.choose("image_size", smaller, f"half of the images have a shorter side of {side:.0f} px or less")
+        if self.config.image_size == smaller:
+            self.choose("max_size", longest, "as image_size")
 
     def follow_the_size(self) -> None:
         """What few images ask for."""

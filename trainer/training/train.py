@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import torch
@@ -72,9 +73,12 @@ def train(config: TrainConfig) -> TrainResult:
         earlier = find_last(config.output_dir)
         before = earlier["config"] if earlier is not None else None
         config, choices = settle(config, _facts(train_set, processes, device), before)
+        if config.model_reason:
+            choices.insert(0, Choice("model", config.model, config.model_reason))
         if earlier is not None:
             check_same_run(earlier, config, train_set.categories)
         train_set.transform = train_transform(config.augment, config.image_size, config.max_size)
+        val_set.transform = EvalTransform(config.image_size, config.max_size)
         warnings = look_over(
             train_set,
             val_set,
@@ -139,6 +143,7 @@ def _facts(train_set: CocoDetection, processes: Processes, device: torch.device)
     return Facts(
         images=len(train_set),
         most_boxes=train_set.most_boxes,
+        shorter_side=median(min(size) for size in train_set.sizes),
         processes=processes.size,
         gpu_memory=torch.cuda.get_device_properties(device).total_memory / 1e9 if on_gpu else None,
     )

@@ -69,6 +69,6 @@ def test_the_small_model_and_few_images() -> None:
     text = said({"pretrained": None}, model="detr_tiny", model_note=model_info("detr_tiny").note)
     assert "dozens of epochs; this run had 12." in text
     assert "pretrained: coco" not in text
-    assert "use detr_resnet50" in text
-    assert "use detr_resnet50" not in said({}, model="detr_resnet50")
+    assert "use ddq_lite0" in text
+    assert "use ddq_lite0" not in said({}, model="detr_resnet50")
     assert "20 training images are few" in said({}, images={"train": 20})

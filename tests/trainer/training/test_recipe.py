@@ -10,7 +10,7 @@ from trainer.training.recipe import LARGE, Choice, Facts, settle
 
 
 def config(**fields: Any) -> TrainConfig:
-    return TrainConfig.create(fields, dataset_dir="data", output_dir="out")
+    return TrainConfig.create({"model": "detr_resnet50", **fields}, dataset_dir="data", output_dir="out")
 
 
 def chosen(choices: list[Choice]) -> dict[str, Any]:
@@ -94,3 +94,14 @@ def test_a_run_that_goes_on_keeps_what_was_chosen_but_not_what_is_asked_for_now(
     assert (again, same) == (first, choices)
     assert settle(config(), large)[0].batch_size != first.batch_size
     assert settle(config(epochs=7), large, before=first.model_dump(mode="json"))[0].epochs == 7
+
+
+def test_images_smaller_than_the_model_s_size_are_not_enlarged():
+    sizes = {}
+    for side in (40, 90, 200, 250, 900):
+        settled, _ = settle(config(model="ddq_lite0"), Facts(300, 5, shorter_side=side))
+        sizes[side] = (settled.image_size, settled.max_size)
+    assert sizes == {40: (64, 128), 90: (96, 192), 200: (224, 416), 250: (256, 448), 900: (256, 448)}
+    given = config(model="ddq_lite0", image_size=320)
+    assert settle(given, Facts(300, 5, shorter_side=90))[0].image_size == 320
+    assert settle(config(), Facts(300, 5, shorter_side=90))[0].image_size == 800

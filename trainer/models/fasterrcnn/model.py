@@ -20,7 +20,7 @@ from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScale
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from trainer.errors import TrainerError
-from trainer.models.backbones.efficientnet_lite import LiteBackbone
+from trainer.models.backbones.efficientnet_lite import PYRAMID_CHANNELS, LiteBackbone, pyramid
 from trainer.models.backbones.frozen_norm import freeze_norms
 from trainer.models.fasterrcnn import pretrained
 from trainer.models.fasterrcnn.settings import FasterRCNNSettings
@@ -30,8 +30,6 @@ FIGURES = ("loss", "loss_classifier", "loss_box_reg", "loss_objectness", "loss_r
 _STRIDE = 32
 _KEPT_STAGES = ("stem", "stage1", "stage2", "conv1", "bn1", "layer1")
 
-# Of EfficientNet-lite0: the stages at strides 8, 16 and 32, and their channels.
-_LITE_STAGES = {"stage3": 40, "stage5": 112, "stage7": 320}
 _LITE_DIM = 128
 
 
@@ -58,16 +56,11 @@ class LitePyramid(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = LiteBackbone("stage7", frozen_norm=False).body
-        self.fpn = FeaturePyramidNetwork(list(_LITE_STAGES.values()), _LITE_DIM, extra_blocks=LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(list(PYRAMID_CHANNELS), _LITE_DIM, extra_blocks=LastLevelMaxPool())
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps `[B, 3, H, W]` to four maps of `[B, 128, h, w]`, finest first."""
-        stages: dict[str, Tensor] = {}
-        for name, stage in self.body.named_children():
-            images = stage(images)
-            if name in _LITE_STAGES:
-                stages[str(len(stages))] = images
-        return dict(self.fpn(stages))
+        return dict(self.fpn({str(number): level for number, level in enumerate(pyramid(self.body, images))}))
 
 
 class FasterRCNNDetector(DetectionModel):
