@@ -21,6 +21,7 @@ from steps.dump.target import (
     ARCHIVE,
     STATE_DIR,
     empty_scratch,
+    note_source,
     nothing_in_the_way,
     refuse_full_disk,
     remove_archive,
@@ -75,6 +76,7 @@ def fetch_dump(
         return dataset_dir
     with nothing_in_the_way(dataset_dir):
         fetched = _bring(source, dataset_dir)
+        note_source(str(source), dataset_dir)
     log.info(
         "%s files (%s) of %s in %s: %s fetched in %.1f s, %s already there",
         fetched.files, decimal(fetched.size), source, dataset_dir, fetched.files - fetched.kept,
