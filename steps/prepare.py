@@ -54,8 +54,9 @@ def prepare_data(
 
     Their `file_name`s are absolute paths of existing images, their boxes lie within the upright image, and category
     ids are the dump's own where it has any. The two sets are disjoint, and the same for the same images and seed.
-    Images without boxes stay, as negatives. What was kept, repaired and dropped is counted in
-    `prepare_report.json`, which also names the dump and the digest of what was made of it (`dataset_digest`). Nothing outside `dataset_dir` is read or written.
+    Images without boxes stay, as negatives. What was kept, repaired and dropped is counted in `prepare_report.json`,
+    which also names the dump and gives the `dataset_digest` of the two sets. Nothing outside `dataset_dir` is read or
+    written.
 
     Returns:
         The content of `prepare_report.json`.

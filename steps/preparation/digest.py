@@ -24,5 +24,5 @@ def dataset_digest(data: Clean, train: Sequence[int], val: Sequence[int]) -> str
     ids = np.array([category.id for category in data.categories], np.int64)
     boxes = data.boxes
     for column, kind in ((boxes.image, "<i8"), (ids[boxes.category], "<i8"), (boxes.xywh, "<f8"), (boxes.crowd, "u1")):
-        digest.update(np.ascontiguousarray(column, dtype=kind))
+        digest.update(column.astype(kind).tobytes())
     return digest.hexdigest()

@@ -119,9 +119,9 @@ def epochs(count: int, **train: float) -> list[dict[str, Any]]:
 
 
 def page_of(dataset: Path, output: Path, **options: Any) -> Page:
-    path = write_report(dataset, output, **options)
-    assert path == output / "report.html"
-    return Page(path.read_text(encoding="utf-8"))
+    report = write_report(dataset, output, **options)
+    assert report.path == output / "report.html"
+    return Page(report.path.read_text(encoding="utf-8"))
 
 
 def test_shows_the_numbers_and_nothing_from_elsewhere(tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ def test_shows_the_numbers_and_nothing_from_elsewhere(tmp_path: Path) -> None:
     page = page_of(dataset, output)
     assert "0.612" in page.text
     assert "0.876" in page.text or "0.877" in page.text
-    assert "Works well." in page.text
-    assert "6 of 6 boxes, score ≥ 0.50" in page.text
+    assert "Finds nearly everything, with few false positives." in page.text
+    assert "6 of 6 boxes found, score ≥ 0.50" in page.text
     assert len(page.all("figure", "chart")) == 10  # six of the training, one of the scores, three of the recalls
     assert not page.all("script")
     for _, attributes in page.tags:
@@ -145,14 +145,41 @@ def test_numbers_of_training_images_are_called_that(tmp_path: Path) -> None:
     dataset, output = write_run(tmp_path, log=epochs(3))
     held_out = page_of(dataset, output).text
     assert "4 validation images with 6 boxes, which it did not train on." in held_out
-    assert "on images it never trained on" in held_out
+    assert "was not measured" not in held_out
     (dataset / "prepare_report.json").write_text(json.dumps({"validated_on_training_set": True}))
     text = page_of(dataset, output).text
     assert "4 training images with 6 boxes, the same that it trained on." in text
-    assert "Works well on its training images." in text
+    assert "with few false positives on its training images." in text
     assert "There is no validation set (val-split 0)" in text
     for untrue in ("did not train on.", "never trained on", "validation image", "reliably"):
         assert untrue not in text.replace("images that it did not train on was not measured", "")
+
+
+def test_what_counts_is_decided_by_the_operating_points_of_the_classes(tmp_path: Path) -> None:
+    points = {
+        "overall": {"score": 0.4, "precision": 1.0, "recall": 0.5, "f1": 2 / 3},
+        "per_class": {"RBC": {"score": 0.95}, "WBC": {"score": None}},
+    }
+    dataset, output = write_run(tmp_path, metrics={"operating_points": points})
+    report = write_report(dataset, output)
+    assert report.headline == "Misses many objects."
+    assert report.annotate_next == ["medium “RBC”: 3 of 3 missed"]
+    page = page_of(dataset, output)
+    assert "Medium “RBC”: 3 of 3 missed" in page.text
+    assert "3 of 3 predictions right, score ≥ 0.40 to 0.95 by class" in page.text
+    assert "balance best at 0.40 (F1 0.67): 50 % of the objects are found and 100 %" in page.text
+    assert len(page.all("rect", "missed")) == 3
+    assert "6 of 6 predictions right, score ≥ 0.10" in page_of(dataset, output, score_threshold=0.1).text
+
+
+def test_the_header_says_where_the_numbers_come_from(tmp_path: Path) -> None:
+    origin = {"run": "detr-x7", "evaluated": "2026-11-25T00:12+00:00", "commit": "commit 43f126196d64"}
+    dataset, output = write_run(tmp_path, metrics=origin)
+    (dataset / "prepare_report.json").write_text(json.dumps({"dump": "s3://b/dump.zip", "digest": "0123456789abcdef"}))
+    page = page_of(dataset, output)
+    assert "Run detr-x7 Evaluated 2026-11-25 00:12 UTC Dump s3://b/dump.zip Digest 0123456789ab" in page.text
+    assert "Version commit 43f126196d64" in page.text
+    assert any("0123456789abcdef" in b.get("title", "") for b in page.all("b"))
 
 
 def test_losses_of_another_model_are_drawn_by_their_names(tmp_path: Path) -> None:
@@ -224,7 +251,7 @@ def test_a_run_that_found_nothing_says_so(tmp_path: Path) -> None:
     assert not page.all("g", "guess") or not page.all("rect", "right")
     assert "Which score threshold to use" not in page.text
     assert "There are no curves to draw" in page.text
-    assert "No prediction scores 0.50, so every object counts as missed." in page.text
+    assert "No prediction reaches the threshold, so every object counts as missed." in page.text
 
 
 def test_weak_predictions_are_drawn_when_none_is_strong(tmp_path: Path) -> None:
@@ -232,10 +259,10 @@ def test_weak_predictions_are_drawn_when_none_is_strong(tmp_path: Path) -> None:
     rows = [{"image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 40 + n], "score": 0.4 - 0.01 * n} for n in range(20)]
     (output / "predictions.json").write_text(json.dumps(rows))
     page = page_of(dataset, output)
-    assert "No prediction scores 0.50; the best 5 are drawn (0.36 to 0.40)." in page.text
+    assert "No prediction reaches the threshold; the best 5 are drawn (0.36 to 0.40)." in page.text
     assert len(page.all("rect", "wrong")) == 4
     assert len(page.all("rect", "right")) == 1
-    assert "0 of 2 boxes" in page.text
+    assert "0 of 2 boxes found" in page.text
 
 
 def test_one_class_and_many(tmp_path: Path) -> None:
@@ -249,8 +276,8 @@ def test_one_class_and_many(tmp_path: Path) -> None:
 
 
 def test_same_inputs_same_bytes(tmp_path: Path) -> None:
-    first = write_report(*write_run(tmp_path / "a", log=epochs(4))).read_bytes()
-    second = write_report(*write_run(tmp_path / "b", log=epochs(4))).read_bytes()
+    first = write_report(*write_run(tmp_path / "a", log=epochs(4))).path.read_bytes()
+    second = write_report(*write_run(tmp_path / "b", log=epochs(4))).path.read_bytes()
     assert first == second
 
 
@@ -283,7 +310,7 @@ def test_broken_image_and_crowd(tmp_path: Path) -> None:
     path.write_text(json.dumps(coco))
     page = page_of(dataset, output)
     assert page.text.count("The image file could not be read.") == 2
-    assert "3 of 3 boxes" in page.text  # the crowd is neither found nor missed
+    assert "3 of 3 boxes found" in page.text  # the crowd is neither found nor missed
     assert len(page.all("rect", "crowd")) == len(page.all("rect", "ignored")) == 1
 
 
