@@ -85,7 +85,7 @@ def write_report(
     if len(classes) > _MOST_CLASSES:
         short = classes[:_BEST_AND_WEAKEST] + classes[-_BEST_AND_WEAKEST:]
     verdict = words.verdict(metrics, sums, bool(predictions), facts.held_out)
-    gaps = words.annotate_next(metrics, counting.gaps(names, images), classes)
+    gaps = words.annotate_next(sums, counting.gaps(names, images), classes)
     page = _render(
         facts=facts,
         verdict=verdict,

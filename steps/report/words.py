@@ -17,7 +17,9 @@ _NOTHING = 0.01
 _TINY_SIDE = 16
 """Half the stride of the backbone's last layer: of an object with a shorter side little is left there."""
 
-_RELIABLE, _MANY = 0.8, 3
+_LEARNT = 0.3
+"""Precision and recall below which a model has only begun to learn."""
+_RELIABLE, _MANY = 0.9, 3
 """Precision or recall below which errors are worth advice, if there are at least so many of them."""
 
 
@@ -150,7 +152,7 @@ def verdict(metrics: dict[str, Any], sums: Totals, any_predictions: bool, held_o
         tone = "fair" if tone == "good" else tone
         head = head.replace(".", " on its training images.")
         body += " How it does on images that it did not train on was not measured."
-    if ap is not None and ap < 0.4 * ap50:
+    if ap is not None and ap < 0.4 * ap50 and max(precision, recall) >= _LEARNT:
         body += " Its boxes are on the right objects but fit loosely: AP is far below AP50."
     return {"tone": tone, "head": head, "body": body}
 
@@ -164,7 +166,7 @@ def _judged(precision: float, recall: float) -> tuple[str, str, str]:
         return "Works well.", "good", "It can work on its own where a few errors do no harm."
     if worse >= 0.6:
         return "Finds most objects.", "fair", "Useful where a person checks, such as for pre-labelling."
-    if better < 0.3:
+    if better < _LEARNT:
         return "Has only just begun to learn.", "bad", "Too early to use; more training should change that."
     if better < 0.6:
         return "Misses many objects, and is often wrong.", "bad", "It is not reliable enough to use yet."
@@ -212,23 +214,23 @@ def which_predictions(thresholds: Thresholds, names: dict[int, str]) -> str:
 _MOST_GAPS = 3
 
 
-def annotate_next(metrics: dict[str, Any], found: Sequence[Gap], classes: Sequence[ClassRow]) -> list[str]:
+def annotate_next(sums: Totals, found: Sequence[Gap], classes: Sequence[ClassRow]) -> list[str]:
     """Of which objects more annotated images would help most: those that it misses most often.
 
     Args:
-        metrics: the evaluation's.
+        sums: what is right and wrong at the operating point.
         found: what was missed, most first.
         classes: for the numbers of training boxes.
     """
-    if (measure(metrics.get("AP50")) or 0.0) < _NOTHING:
-        return []  # it misses everything, whatever was annotated
+    if max(sums.precision or 0.0, sums.recall or 0.0) < _LEARNT:
+        return []  # it misses nearly everything, whatever was annotated
     train = {row.name: row.train_boxes for row in classes}
     lines = []
     for gap in found[:_MOST_GAPS]:
         few = count(train.get(gap.name), "training box", "training boxes")
         lines.append(
             f"{gap.size} “{shortened(gap.name, 40)}”: {gap.missed:,} of {gap.boxes:,} missed"
-            + (f" ({few} of the class in all sizes)" if few else "")
+            + (f" ({few} of any size)" if few else "")
         )
     return lines
 
@@ -406,8 +408,8 @@ def _on_errors(sums: Totals, classes: Sequence[ClassRow]) -> list[str]:
     if missed >= _MANY and (sums.recall or 0.0) < _RELIABLE:
         where = _mostly({row.name: row.missed for row in classes})
         seen = (
-            f" {sums.overlooked:,} of them it does predict, but with scores so low that most predictions like them are "
-            "wrong: more training images, or longer training, raise them."
+            f" {sums.overlooked:,} of them it does predict, but with a score below the threshold: more images, "
+            "or longer training, raise the scores."
             if 2 * sums.overlooked > missed
             else " For most of them it predicts nothing that fits: see below what to annotate next."
         )
@@ -418,7 +420,7 @@ def _on_errors(sums: Totals, classes: Sequence[ClassRow]) -> list[str]:
 def _mostly(errors: dict[str, int]) -> str:
     """The class that more than half of the errors are of, where there are several classes."""
     name, number = max(errors.items(), key=lambda pair: pair[1], default=("", 0))
-    return f", most of them of “{shortened(name, 40)}”" if len(errors) > 1 and 2 * number > sum(errors.values()) else ""
+    return f", most of them “{shortened(name, 40)}”" if len(errors) > 1 and 2 * number > sum(errors.values()) else ""
 
 
 def _on_curves(facts: Facts, log: Sequence[dict[str, Any]]) -> list[str]:

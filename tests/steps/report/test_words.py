@@ -122,14 +122,14 @@ def of_errors(sums: Totals, *, boxes: int = 500) -> str:
 
 def test_many_false_positives_and_many_misses() -> None:
     text = of_errors(counted(190, 10, 180, confused=20, repeated=30))
-    assert "180 of its 370 predictions are false positives, most of them of “bolt”: 130 where no object" in text
+    assert "180 of its 370 predictions are false positives, most of them “bolt”: 130 where no object" in text
     assert "30 on an object that another prediction found already and 20 on an object of another class." in text
     assert "annotate what was left out" in text
     assert "misses" not in text
     assert "predict each object once" in of_errors(counted(190, 10, 180, repeated=100))
     assert "labelled the same way" in of_errors(counted(190, 10, 180, confused=100))
     text = of_errors(counted(100, 60, 2, overlooked=10))
-    assert "It misses 60 of 160 objects, most of them of “nut”. For most of them it predicts nothing" in text
+    assert "It misses 60 of 160 objects, most of them “nut”. For most of them it predicts nothing" in text
     assert "false positives" not in text
     assert "50 of them it does predict" in of_errors(counted(100, 60, 2, overlooked=50))
     assert of_errors(counted(100, 2, 2)) == of_errors(counted(2, 2, 2)) == ""
@@ -138,9 +138,9 @@ def test_many_false_positives_and_many_misses() -> None:
 def test_what_to_annotate_next() -> None:
     row = ClassRow(1, "nut", 0.5, {}, 9, 30, 4, 5, 0, 0.5)
     found = [Gap("nut", "small", 6, 4), Gap("bolt", "large", 6, 1), Gap("a", "small", 1, 1), Gap("b", "small", 1, 1)]
-    assert annotate_next({"AP50": 0.7}, found, [row]) == [
-        "small “nut”: 4 of 6 missed (30 training boxes of the class in all sizes)",
+    assert annotate_next(counted(6, 7, 1), found, [row]) == [
+        "small “nut”: 4 of 6 missed (30 training boxes of any size)",
         "large “bolt”: 1 of 6 missed",
         "small “a”: 1 of 1 missed",
     ]
-    assert annotate_next({"AP50": 0.0}, found, [row]) == []
+    assert annotate_next(counted(1, 7, 9), found, [row]) == []
