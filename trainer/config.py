@@ -144,7 +144,7 @@ class TrainConfig(BaseModel):
         given = {key: value for key, value in fields.items() if value is not None}
         known = config_class((hyperparameters or {}).get("model") or given.get("model")).model_fields
         for key, value in (hyperparameters or {}).items():
-            if key in _PATH_FIELDS:
+            if key in PATH_FIELDS:
                 raise TrainerError(f"hyperparameter '{key}' is set by the pipeline; remove it")
             if key not in known:
                 raise TrainerError(_unknown("hyperparameter", str(key), known))
@@ -157,7 +157,7 @@ def _is_none(pretrained: Any) -> bool:
     return pretrained is None or str(pretrained).strip().lower() in ("", "none", "null", "false")
 
 
-_PATH_FIELDS = ("dataset_dir", "output_dir", "images_root")
+PATH_FIELDS = ("dataset_dir", "output_dir", "images_root")
 _CLASSES: dict[str, type[TrainConfig]] = {}
 
 
@@ -226,7 +226,7 @@ def _in_one_line(error: ValidationError, known: Mapping[str, Any]) -> str:
 
 def _unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
     """A line about a name that is not a field, with the closest that are."""
-    settable = [field for field in known if field not in _PATH_FIELDS]
+    settable = [field for field in known if field not in PATH_FIELDS]
     close = difflib.get_close_matches(name, settable, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(settable)}"
     return f"unknown {kind} '{name}'; {hint}"

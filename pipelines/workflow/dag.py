@@ -44,6 +44,9 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             dump_format=p.DUMP_FORMAT,
             split=p.SPLIT,
             exclude=p.EXCLUDE,
+            crowds=p.CROWD_REGIONS,
+            frame_order=p.FRAME_ORDER,
+            max_lost=p.MAX_LOST,
         )
         train = build.gpu_step(
             "train-detr",
@@ -66,6 +69,7 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             output_dir=OUTPUT,
             batch_size=p.BATCH_SIZE,
             metrics_file=METRICS_FILE,
+            run="{{workflow.name}}",
         )
         upload = build.step(
             "upload-artifacts",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from steps.dataset.model import CROWDS, FRAME_ORDERS
 from steps.options import MODELS
 from steps.preparation.split import SPLITS
 from steps.prepare import prepare_data
@@ -86,6 +87,13 @@ BATCH_SIZE = _of_step(train_model, "batch_size", "batch-size", "Batch size", req
 VAL_SPLIT = _of_step(prepare_data, "val_split", "val-split", "Validation split", type=NUMBER, required=True)
 SPLIT = _of_step(prepare_data, "split", "split", "Split", type=SELECT, options=SPLITS, required=True)
 EXCLUDE = _of_step(prepare_data, "exclude", "exclude", "Attributes to leave out")
+CROWD_REGIONS = _of_step(
+    prepare_data, "crowds", "crowds", "COCO crowds", type=SELECT, options=CROWDS, visibility=INTERNAL
+)
+FRAME_ORDER = _of_step(
+    prepare_data, "frame_order", "frame-order", "Frame order", type=SELECT, options=FRAME_ORDERS, visibility=INTERNAL
+)
+MAX_LOST = _of_step(prepare_data, "max_lost", "max-lost", "Accepted losses", type=NUMBER, visibility=INTERNAL)
 HYPERPARAMETERS = _of_step(train_model, "hyperparameters", "hyperparameters", "Hyperparameters", type=TEXTAREA)
 SEED = _of_step(prepare_data, "seed", "seed", "Seed", type=NUMBER, visibility=PRIVATE, required=True)
 SOURCE = Parameter(
@@ -134,6 +142,9 @@ PARAMETERS = (
     VAL_SPLIT,
     SPLIT,
     EXCLUDE,
+    CROWD_REGIONS,
+    FRAME_ORDER,
+    MAX_LOST,
     HYPERPARAMETERS,
     SEED,
 )
