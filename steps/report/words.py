@@ -96,13 +96,13 @@ def facts_of(
 
 def _origin(metrics: dict[str, Any], prepared: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Run, date, dump, digest and commit, as far as they are known."""
-    digest, commit = str(prepared.get("digest") or ""), str(metrics.get("commit") or "")
+    digest = str(prepared.get("digest") or "")
     rows = [
         ("Run", str(metrics.get("run") or ""), ""),
         ("Evaluated", str(metrics.get("evaluated") or "").replace("T", " ").replace("+00:00", " UTC"), ""),
         ("Dump", str(prepared.get("dump") or ""), ""),
         ("Digest", digest[:12], f"SHA-256 of the prepared dataset: {digest}"),
-        ("Version", commit, ""),
+        ("Version", str(metrics.get("commit") or ""), ""),
     ]
     return [row for row in rows if row[1]]
 
@@ -147,7 +147,7 @@ def verdict(metrics: dict[str, Any], sums: Totals, any_predictions: bool, held_o
     head, tone, meaning = _judged(precision, recall)
     on = "" if held_out else " of its training images"
     right = f"{percent(precision)} of its predictions are right" if sums.made else "no prediction reaches the threshold"
-    body = f"It finds {percent(recall)} of the objects{on}, and {right}. {meaning}"
+    body = f"At its operating point it finds {percent(recall)} of the objects{on}, and {right}. {meaning}"
     if not held_out:
         tone = "fair" if tone == "good" else tone
         head = head.replace(".", " on its training images.")

@@ -139,6 +139,13 @@ def test_shows_the_numbers_and_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert "@import" not in page.source
     assert "url(h" not in page.source
     assert sorted(path.name for path in output.iterdir() if "report" in path.name) == ["report.html"]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    # COCO's -1 is a dash with a tooltip.
+    assert [a["title"] for a in page.all("span", "none")] == [
+        "Nothing of this kind is in the validation set, so there is nothing to measure"
+    ] * 3
+    assert "-1" not in page.text
 
 
 def test_numbers_of_training_images_are_called_that(tmp_path: Path) -> None:
@@ -189,20 +196,6 @@ def test_losses_of_another_model_are_drawn_by_their_names(tmp_path: Path) -> Non
     assert titles == ["Total loss over the epochs", "Loss objectness over the epochs"]
 
 
-def test_element_ids_are_unique(tmp_path: Path) -> None:
-    page = page_of(*write_run(tmp_path, log=epochs(3)))
-    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
-
-
-def test_minus_one_is_a_dash_with_a_tooltip(tmp_path: Path) -> None:
-    page = page_of(*write_run(tmp_path))
-    assert [a["title"] for a in page.all("span", "none")] == [
-        "Nothing of this kind is in the validation set, so there is nothing to measure"
-    ] * 3
-    assert "-1" not in page.text
-
-
 def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     evil = "<b>&\"'</script>"
     dataset, output = write_run(tmp_path, classes=(evil, "ok"))
@@ -217,7 +210,7 @@ def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     assert evil in page.text
 
 
-@pytest.mark.parametrize(("most", "shown"), [(0, 0), (1, 1), (3, 3), (7, 7), (50, 12)])
+@pytest.mark.parametrize(("most", "shown"), [(0, 0), (1, 1), (7, 7), (50, 12)])
 def test_shows_at_most_so_many_images(tmp_path: Path, most: int, shown: int) -> None:
     page = page_of(*write_run(tmp_path, images=12), max_images=most)
     assert len(page.all("figure", "picture")) == shown
@@ -265,14 +258,25 @@ def test_weak_predictions_are_drawn_when_none_is_strong(tmp_path: Path) -> None:
     assert "0 of 2 boxes found" in page.text
 
 
-def test_one_class_and_many(tmp_path: Path) -> None:
-    page = page_of(*write_run(tmp_path / "one", classes=("car",)))
+def test_one_class(tmp_path: Path) -> None:
+    page = page_of(*write_run(tmp_path, classes=("car",)))
     assert "to find 1 class (car)" in page.text
+    assert len([chart for chart in page.all("div") if chart.get("aria-label", "").startswith("Precision over")]) == 1
+
+
+def test_many_classes(tmp_path: Path) -> None:
     names = tuple(f"kind {n}" for n in range(60))
-    page = page_of(*write_run(tmp_path / "many", classes=names, images=2))
+    dataset, output = write_run(tmp_path, classes=names, images=2)
+    # Class 31 is predicted where class 1 is; the box of class 31 itself is too far to the right.
+    rows = [{"image_id": 1, "category_id": 31, "bbox": [10, 20, 30, 40], "score": 0.9}]
+    (output / "predictions.json").write_text(json.dumps(rows))
+    page = page_of(dataset, output)
     assert "All 60 classes" in page.text
     assert "kind 0, kind 1, kind 2, kind 3, kind 4, kind 5 and 54 more" in page.text
     assert page.text.count("kind 30 ") >= 1
+    assert "The 12 classes that are confused most often; 48 more are not drawn." in page.text
+    assert re.search(r"kind 0\s+predicted as\s+kind 30\s*: 1 time\b", page.text)
+    assert page.all("table", "dense")
 
 
 def test_same_inputs_same_bytes(tmp_path: Path) -> None:
@@ -341,18 +345,6 @@ def test_tells_what_is_mixed_up_and_missed(tmp_path: Path) -> None:
     assert "Medium 32 x 32 to 96 x 96 px 4 2 50 % 0 0.600" in page.text
 
 
-def test_many_classes_make_a_small_matrix(tmp_path: Path) -> None:
-    names = tuple(f"kind {n}" for n in range(60))
-    dataset, output = write_run(tmp_path, classes=names, images=2)
-    # Class 31 is predicted where class 1 is; the box of class 31 itself is too far to the right.
-    rows = [{"image_id": 1, "category_id": 31, "bbox": [10, 20, 30, 40], "score": 0.9}]
-    (output / "predictions.json").write_text(json.dumps(rows))
-    page = page_of(dataset, output)
-    assert "The 12 classes that are confused most often; 48 more are not drawn." in page.text
-    assert re.search(r"kind 0\s+predicted as\s+kind 30\s*: 1 time\b", page.text)
-    assert page.all("table", "dense")
-
-
 def test_a_class_without_validation_boxes_is_pointed_at(tmp_path: Path) -> None:
     dataset, output = write_run(tmp_path)
     path = dataset / "annotations" / "instances_val.json"
@@ -365,11 +357,6 @@ def test_a_class_without_validation_boxes_is_pointed_at(tmp_path: Path) -> None:
     assert [title for title in titles if title.startswith("Precision over recall")] == [
         f"Precision over recall, {name}" for name in ("All classes, mean", "RBC", "WBC")
     ]
-
-
-def test_one_class_has_one_curve(tmp_path: Path) -> None:
-    page = page_of(*write_run(tmp_path, classes=("car",)))
-    assert len([chart for chart in page.all("div") if chart.get("aria-label", "").startswith("Precision over")]) == 1
 
 
 def test_shows_what_the_trainer_noticed_and_how_it_chose(tmp_path: Path) -> None:
