@@ -152,9 +152,13 @@ def verdict(metrics: dict[str, Any], sums: Totals, any_predictions: bool, held_o
         tone = "fair" if tone == "good" else tone
         head = head.replace(".", " on its training images.")
         body += " How it does on images that it did not train on was not measured."
-    if ap is not None and ap < 0.4 * ap50 and max(precision, recall) >= _LEARNT:
+    if ap is not None and ap < 0.4 * ap50 and _has_learnt(sums):
         body += " Its boxes are on the right objects but fit loosely: AP is far below AP50."
     return {"tone": tone, "head": head, "body": body}
+
+
+def _has_learnt(sums: Totals) -> bool:
+    return max(sums.precision or 0.0, sums.recall or 0.0) >= _LEARNT
 
 
 def _judged(precision: float, recall: float) -> tuple[str, str, str]:
@@ -222,7 +226,7 @@ def annotate_next(sums: Totals, found: Sequence[Gap], classes: Sequence[ClassRow
         found: what was missed, most first.
         classes: for the numbers of training boxes.
     """
-    if max(sums.precision or 0.0, sums.recall or 0.0) < _LEARNT:
+    if not _has_learnt(sums):
         return []  # it misses nearly everything, whatever was annotated
     train = {row.name: row.train_boxes for row in classes}
     lines = []
@@ -247,7 +251,7 @@ def advice(
     """What a colleague would point out in these numbers, the most telling first."""
     ap50 = measure(metrics.get("AP50"))
     lines = _on_divergence(log) + _on_no_validation(facts)
-    if ap50 is not None and ap50 < _NOTHING:
+    if ap50 is not None and (ap50 < _NOTHING or not _has_learnt(sums)):
         lines += _on_nothing(facts, trained, log, images)
         lines += _on_settings(trained, images)
         return lines
@@ -291,7 +295,7 @@ def _on_nothing(
     log: Sequence[dict[str, Any]],
     images: Sequence[ValImage],
 ) -> list[str]:
-    """Why a model may have found nothing: its losses, its start, its model, and what it predicts."""
+    """Why a model may have found hardly anything: its losses, its start, its model, and what it predicts."""
     given = trained.get("config")
     config = given if isinstance(given, dict) else {}
     lines = []

@@ -137,6 +137,9 @@ def test_many_false_positives_and_many_misses() -> None:
     assert "false positives" not in text
     assert "50 of them it does predict" in of_errors(counted(100, 60, 2, overlooked=50))
     assert of_errors(counted(100, 2, 2)) == of_errors(counted(2, 2, 2)) == ""
+    # One that has only begun to learn is told how to learn, not what to annotate.
+    assert "Without pretrained weights" in of_errors(counted(10, 90, 90))
+    assert "false positives" not in of_errors(counted(10, 90, 90))
 
 
 def test_what_to_annotate_next() -> None:
