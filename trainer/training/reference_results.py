@@ -1,6 +1,6 @@
 """What was measured on small sets, to compare a run with before it starts.
 
-The figures are those of `benchmarks/README.md` and of the runs behind it: on validation images, at 256 px, with one or
+The figures are those of `benchmarks/README.md` and of the runs behind it: on validation images, with one or
 two seeds, so a difference of a few hundredths says nothing.
 """
 
