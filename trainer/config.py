@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from trainer.errors import TrainerError
-from trainer.models.registry import family_of, model_info, model_names
+from trainer.models.registry import family_of, model_info
 
 Recipe = Literal["auto", "paper"]
 Augment = Literal["none", "light", "paper", "strong"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-MODEL_NAMES: tuple[str, ...] = model_names()
 
 
 def _backbone_rate(pretrained_rate: float) -> Callable[[dict[str, Any]], float]:
@@ -49,7 +48,9 @@ class TrainConfig(BaseModel):
 
     model: str = Field("detr_resnet50", description="Name of the model")
     recipe: Recipe = Field("auto", description="auto: settings not given follow the size of the dataset")
-    pretrained: str | None = Field("coco", description="Initial weights: coco, imagenet, none, or a checkpoint's path")
+    pretrained: str | None = Field(
+        "coco", description="Initial weights: coco, imagenet, published (of hf: models), none, or a checkpoint's path"
+    )
 
     epochs: int = Field(300, ge=1, description="Number of epochs")
     batch_size: int = Field(2, ge=1, description="Images per step and process")
@@ -171,12 +172,11 @@ def config_class(model: str | None = None) -> type[TrainConfig]:
         TrainerError: no model has that name.
     """
     model = str(model or TrainConfig.model_fields["model"].default)
-    if model not in model_names():
-        close = difflib.get_close_matches(model, model_names(), n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise TrainerError(f"field 'model' is '{model}'; it can be {', '.join(model_names())}{hint}")
     if model not in _CLASSES:
-        family, info = family_of(model), model_info(model)
+        try:
+            family, info = family_of(model), model_info(model)
+        except TrainerError as error:
+            raise TrainerError(f"field 'model': {error}") from None
         declared = {**family.settings.model_fields, **TrainConfig.model_fields}
         changed: dict[str, Any] = {}
         for name, value in info.defaults.items():

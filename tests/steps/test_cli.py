@@ -43,7 +43,7 @@ def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
         [example] = [line for line in done.stdout.splitlines() if line.startswith("    python -m steps ")]
         assert parse(shlex.split(example)[3:])[0] == name
     training = " ".join(screens["train"].stdout.split())
-    assert f"--model [{'|'.join(MODELS)}]" in training
+    assert f"{', '.join(MODELS)}; or a published model: hf:NAME-OR-FOLDER." in training
     assert training.count("[default: (auto)]") == 2
 
 

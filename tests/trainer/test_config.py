@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from trainer.config import MODEL_NAMES, TrainConfig, config_class, parse
+from trainer.config import TrainConfig, config_class, parse
 from trainer.errors import TrainerError
+from trainer.models.detr.settings import DETR
 
 ROOT = Path(__file__).parents[2]
 PATHS = {"dataset_dir": "data", "output_dir": "out"}
@@ -101,7 +102,16 @@ def test_configuration_and_errors_need_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_a_published_model_is_named_by_a_prefix():
+    config = parse({"dataset_dir": "d", "output_dir": "o", "model": "hf:someone/detector"})
+    assert (config.pretrained, config.image_size, config.lr_backbone) == ("published", 640, 1e-5)
+    with pytest.raises(TrainerError, match=r"or hf:NAME-OR-FOLDER$"):
+        parse({"dataset_dir": "d", "output_dir": "o", "model": "hf:"})
+    with pytest.raises(TrainerError, match=r"did you mean fasterrcnn_resnet50\?"):
+        parse({"dataset_dir": "d", "output_dir": "o", "model": "fasterrcnn_resnet"})
+
+
 def test_every_model_name_is_built():
     from trainer.models.detr.architectures import ARCHITECTURES
 
-    assert set(ARCHITECTURES) == set(MODEL_NAMES)
+    assert set(ARCHITECTURES) == set(DETR.models)

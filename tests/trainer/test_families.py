@@ -101,5 +101,5 @@ def test_settings_of_a_family_share_one_namespace_with_the_run_s():
 
 
 def test_a_family_that_is_not_known_is_named():
-    with pytest.raises(TrainerError, match="unknown model family 'yolo'; this version knows detr, toy"):
+    with pytest.raises(TrainerError, match="unknown model family 'yolo'; this version knows detr, fasterrcnn, hf, toy"):
         registry.family("yolo")
