@@ -74,6 +74,7 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             output_dir=OUTPUT,
             batch_size=p.BATCH_SIZE,
             metrics_file=METRICS_FILE,
+            run="{{workflow.name}}",
         )
         upload = build.step(
             "upload-artifacts",
