@@ -108,8 +108,8 @@ def run_command(
     model: Annotated[
         str,
         typer.Option(
-            metavar=f"[{'|'.join(MODEL.options)}]",
-            help="Architecture. Short for --param model=…",
+            metavar="MODEL",
+            help=f"{MODEL.hint} Short for --param model=…",
             show_default=MODEL.value,
         ),
     ] = "",

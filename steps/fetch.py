@@ -17,6 +17,7 @@ from steps.dump.source import BucketArchive, BucketFolder, LocalArchive, LocalFo
 from steps.dump.target import (
     ARCHIVE,
     empty_scratch,
+    note_source,
     nothing_in_the_way,
     refuse_full_disk,
     remove_archive,
@@ -68,6 +69,7 @@ def fetch_dump(
         return dataset_dir
     with nothing_in_the_way(dataset_dir):
         fetched = _bring(source, dataset_dir)
+        note_source(str(source), dataset_dir)
     log.info(
         "%s files (%s) of %s in %s: %s fetched in %.1f s, %s already there",
         fetched.files, decimal(fetched.size), source, dataset_dir, fetched.files - fetched.kept,

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from steps.options import MODELS, choice
+from steps.options import MODELS, Model
 from trainer.hyperparameters import Hyperparameter, hyperparameters, own_defaults
 
 INTRODUCTION = """\
@@ -24,7 +24,7 @@ COLUMNS = ("Name", "Values", "Default", "Meaning")
 
 
 def show_hyperparameters(
-    model: Annotated[str, choice(MODELS, help="Whose settings and defaults to show.")] = "detr_resnet50",
+    model: Model = "detr_resnet50",
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print docs/hyperparameters.md, about all models.")
     ] = False,

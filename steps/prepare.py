@@ -16,10 +16,12 @@ from steps.common.messages import printable
 from steps.dataset.containment import refuse_ways_out
 from steps.dataset.findings import Findings
 from steps.dataset.model import CROWDS, FRAME_ORDERS, Dataset
+from steps.dump.target import dump_name
 from steps.formats import TAGS, check_tag, detect
 from steps.options import DatasetDir, Seed, choice
 from steps.preparation.clean import Clean, clean
 from steps.preparation.coco_writer import by_id, coco_file
+from steps.preparation.digest import dataset_digest
 from steps.preparation.image_lookup import find_images, image_files
 from steps.preparation.split import SPLITS, Split, split_images
 from steps.preparation.video import likely_video
@@ -76,8 +78,9 @@ def prepare_data(
 
     Their `file_name`s are absolute paths of existing images, their boxes lie within the upright image, and category
     ids are the dump's own where it has any. The two sets are disjoint, and the same for the same images and seed.
-    Images without boxes stay, as negatives. What was kept, repaired and dropped is counted in
-    `prepare_report.json`. Nothing outside `dataset_dir` is read or written.
+    Images without boxes stay, as negatives. What was kept, repaired and dropped is counted in `prepare_report.json`,
+    which also names the dump and gives the `dataset_digest` of the two sets. Nothing outside `dataset_dir` is read or
+    written.
 
     Returns:
         The content of `prepare_report.json`.
@@ -130,7 +133,14 @@ def _prepare(
             temporary.open("wb") as file,
         ):
             file.writelines(coco_file(data, dataset_dir, images, numbers))
-    report = {**_counts(data, train, val), "dump_format": reader.TAG, "split": split, **findings.report()}
+    report = {
+        **_counts(data, train, val),
+        "dump": dump_name(dataset_dir),
+        "digest": dataset_digest(data, train, val),
+        "dump_format": reader.TAG,
+        "split": split,
+        **findings.report(),
+    }
     write_json(dataset_dir / "prepare_report.json", report)
     _log(report, findings)
     if video and split in ("auto", "stratified", "random") and not report["validated_on_training_set"]:

@@ -50,7 +50,9 @@ class TrainConfig(BaseModel):
     model: str = Field(AUTO, description="Name of the model; auto: by what is there")
     model_reason: str = Field("", description="Why `auto` chose the model; set by the program")
     recipe: Recipe = Field("auto", description="auto: settings not given follow the size of the dataset")
-    pretrained: str | None = Field("coco", description="Initial weights: coco, imagenet, none, or a checkpoint's path")
+    pretrained: str | None = Field(
+        "coco", description="Initial weights: coco, imagenet, published (of hf: models), none, or a checkpoint's path"
+    )
 
     epochs: int = Field(300, ge=1, description="Number of epochs")
     batch_size: int = Field(2, ge=1, description="Images per step and process")

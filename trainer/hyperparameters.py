@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.config import NOT_FOR_USERS, TrainConfig, config_class
-from trainer.models.registry import family_of, model_info, model_names
+from trainer.models.registry import family_of, model_info, model_names, model_patterns
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def hyperparameters(model: str) -> list[Hyperparameter]:
 def own_defaults() -> dict[str, dict[str, str]]:
     """For each model the settings whose default is its own, not the declared one."""
     return {
-        model: {name: in_yaml(value) for name, value in model_info(model).defaults.items()} for model in model_names()
+        model: {name: in_yaml(value) for name, value in model_info(model).defaults.items()}
+        for model in (*model_names(), *model_patterns())
     }
 
 

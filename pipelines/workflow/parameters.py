@@ -40,6 +40,8 @@ class Parameter:
     visibility: str = PUBLIC
     required: bool = False
     options: tuple[str, ...] = ()
+    open: bool = False
+    """Whether other values than the options are possible, which only a form's choice leaves out."""
 
     @property
     def reference(self) -> str:
@@ -81,7 +83,7 @@ CHECKPOINT = _of_step(
 DUMP_FORMAT = _of_step(
     prepare_data, "dump_format", "dump-format", "CVAT dump format", visibility=PRIVATE, required=True,
 )  # fmt: skip
-MODEL = _of_step(train_model, "model", "model", "Model", type=SELECT, options=MODEL_CHOICES, required=True)
+MODEL = _of_step(train_model, "model", "model", "Model", type=SELECT, options=MODEL_CHOICES, open=True, required=True)
 EPOCHS = _of_step(train_model, "epochs", "epochs", "Epochs", required=True)
 BATCH_SIZE = _of_step(train_model, "batch_size", "batch-size", "Batch size", required=True)
 VAL_SPLIT = _of_step(prepare_data, "val_split", "val-split", "Validation split", type=NUMBER, required=True)

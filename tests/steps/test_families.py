@@ -147,7 +147,7 @@ def test_two_processes_share_the_work(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "epochs"), [("ddq", 40), ("hf", 200), ("fasterrcnn", 60)])
+@pytest.mark.parametrize(("family", "epochs"), [("ddq", 40), ("hf", 150), ("fasterrcnn", 40)])
 def test_eight_images_are_learned_by_heart(family: str, epochs: int, tmp_path: Path) -> None:
     dataset_dir = tmp_path / "dataset"
     write_coco_dump(dataset_dir, images=8)
@@ -158,7 +158,14 @@ def test_eight_images_are_learned_by_heart(family: str, epochs: int, tmp_path: P
         model=model_of(family, tmp_path),
         epochs=epochs,
         hyperparameters=settings(
-            batch_size=8, augment="none", lr=1e-3, lr_backbone=1e-3, eval_every=20, log_seconds=60, patience=0
+            batch_size=8,
+            augment="none",
+            lr=1e-3,
+            lr_backbone=1e-3,
+            eval_every=20,
+            log_seconds=60,
+            patience=0,
+            checkpoint_every=1000,
         ),
     )
     assert summary["best_AP50"] >= 0.95

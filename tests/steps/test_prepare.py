@@ -327,6 +327,23 @@ class TestBoxes:
         assert all(box["area"] == pytest.approx(box["bbox"][2] * box["bbox"][3]) for box in written)
 
 
+def test_the_digest_is_of_the_dataset_wherever_it_lies(dump: Path, root: Path, tmp_path: Path) -> None:
+    copy = fetch_dump(str(root), tmp_path / "copy")
+    here, there = prepare_data(root), prepare_data(copy)
+    assert len(here["digest"]) == 64
+    assert there["digest"] == here["digest"]
+    assert (here["dump"], there["dump"]) == (str(root), str(root))
+    others = [prepare_data(copy, seed=1)["digest"]]
+    for change in (
+        lambda document: document["annotations"][0].update(bbox=[1, 2, 5, 6]),
+        lambda document: document["annotations"][1].update(iscrowd=1),
+        lambda document: document["categories"][0].update(name="washer"),
+    ):
+        edit(dump, change)
+        others.append(prepare_data(root)["digest"])
+    assert len({here["digest"], *others}) == 5
+
+
 class TestSplit:
     def sets(self, root: Path, **arguments: Any) -> tuple[list[str], list[str]]:
         prepare_data(root, **arguments)

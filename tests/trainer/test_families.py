@@ -73,7 +73,7 @@ def test_train_resume_evaluate_and_predict(dataset_dir: Path, tmp_path: Path, mo
 
     result = evaluate(dataset_dir, whole.best_checkpoint, device="cpu")
     assert result.metrics["AP"] == pytest.approx(whole.summary["best_AP"], abs=1e-6)
-    (found,) = load(whole.best_checkpoint, "cpu").predict([Image.new("RGB", (80, 40))])
+    (found,) = load(whole.best_checkpoint, "cpu").predict([Image.new("RGB", (80, 40))], threshold=0)
     assert found["boxes"].shape == (9, 4)
 
 

@@ -29,6 +29,7 @@ from trainer.training.optimizer import build_optimizer
 from trainer.training.preemption import Interrupt
 from trainer.training.progress import in_words
 from trainer.training.recipe import Choice, Facts, settle
+from trainer.training.reference_results import comparable
 from trainer.training.train_state import RunState, check_same_run, find_last
 
 _log = logging.getLogger("trainer")
@@ -92,6 +93,8 @@ def train(config: TrainConfig) -> TrainResult:
             state.resume(earlier)
         else:
             _say(choices, warnings)
+            for line in comparable(config.model, len(train_set)):
+                _log.info("%s", line)
         state.position.warnings = [*warnings, *(w for w in state.position.warnings if w not in warnings)]
         if device.type == "cuda" and torch.cuda.device_count() > processes.on_this_machine:
             _log.info(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.drawing import write_annotations
+from trainer import checkpoint
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.evaluation.coco_metrics import METRICS, coco_metrics
@@ -54,6 +55,11 @@ def test_the_evaluation_agrees_with_the_validation_of_the_training(config: Train
     row = logged[summary["best_epoch"] - 1]
     for name in METRICS:
         assert result.metrics[name] == pytest.approx(row["val"][name], abs=1e-6)
+    stored, now = checkpoint.read(best)["operating_points"], result.operating_points.as_dict()
+    assert list(stored["per_class"]) == ["nut", "bolt"]
+    assert stored["overall"] == pytest.approx(now["overall"], abs=1e-6)
+    for name, point in stored["per_class"].items():
+        assert point == pytest.approx(now["per_class"][name], abs=1e-6)
 
 
 def test_classes_are_found_by_name_when_the_ids_have_moved(config: TrainConfig, best: Path):

@@ -155,7 +155,7 @@ class HFDetector(DetectionModel):
             # The library would look for the groups of queries that there are in training only.
             config = copy.copy(config)
             config.group_detr = 1
-        with _without_collectives():
+        with _without_collectives() if hasattr(config, "group_detr") else contextlib.nullcontext():
             loss, parts, _ = self._loss(*args[:4], config, *args[5:], **kwargs)
         return loss, {name: value for name, value in parts.items() if name.startswith("loss")}
 
@@ -280,7 +280,7 @@ class HFDetector(DetectionModel):
             TrainerError: it fails, as models do that transformers cannot train.
         """
         self.spec.update(uses_mask=True, softmax=False)
-        side = _fitting(64, self.network.config)
+        side = _fitting(128, self.network.config)
         mask = torch.zeros(1, side, side, dtype=torch.bool)
         padded = mask.clone()
         padded[:, :, side // 2 :] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from trainer.errors import TrainerError
 
@@ -84,7 +87,7 @@ def _license_of(folder: Path) -> str | None:
         return None
     try:
         header = metadata_load(card) or {}
-    except (ValueError, OSError):
+    except (ValueError, OSError, yaml.YAMLError):
         return None
     named = header.get("license_name") if header.get("license") == "other" else None
     found = named or header.get("license")
@@ -119,6 +122,8 @@ def _download(name: str, silence: float) -> Path:
     except HFValidationError:
         raise TrainerError(f"hf:{name}: a model on the hub is named OWNER/NAME, and there is no such folder") from None
     except OSError as error:  # Also what the hub's library raises, but for names that cannot be.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise TrainerError(f"hf:{name}: cannot write to {cache} ({error.strerror}); set HF_HOME") from None
         raise TrainerError(f"hf:{name}: {_reason(error, endpoint)}") from None
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore2", "huggingface_hub"):

@@ -185,12 +185,14 @@ def test_the_license_is_said_and_kept(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "license of its weights: apache-2.0" in caplog.text
     (folder / "README.md").write_text("---\nlicense: other\nlicense_name: house-rules\n---\n", encoding="utf-8")
     assert new(folder).spec["license"] == "house-rules"
+    (folder / "README.md").write_text("---\nlicense: [\n---\n", encoding="utf-8")
+    assert new(folder).spec["license"] is None
     (folder / "README.md").unlink()
     assert new(folder).spec["license"] is None
 
 
 def test_a_frozen_backbone_keeps_weights_and_statistics(published: Any) -> None:
-    model = create(published("detr"))
+    model = create(published("rt_detr_v2"))
     model.freeze("backbone")
     backbone = model.network.model.backbone
     before = {name: value.clone() for name, value in backbone.state_dict().items()}

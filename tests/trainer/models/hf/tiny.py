@@ -28,6 +28,8 @@ _RT_DETR: dict[str, Any] = {
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
     "num_denoising": 8,
+    # Random weights behind norms that do nothing let the features vanish.
+    "freeze_backbone_batch_norms": False,
 }
 _LEVELS = ["stage2", "stage3", "stage4"]
 _RESNET: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 16], "depths": [1] * 4}
