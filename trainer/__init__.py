@@ -6,6 +6,7 @@ Names are imported on first use, so `import trainer` and `trainer.TrainConfig` w
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from trainer.evaluation.detector import Detector, load
     from trainer.evaluation.evaluate import EvaluationResult, evaluate
     from trainer.training.train import TrainResult, train
+
+# Threads that wait for one another sleep rather than spin: beside other work, two spinning ones make a step take five
+# times as long. OpenMP reads it once, when torch is imported, which this package does after this line.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOME = {
     "Detector": "evaluation.detector",

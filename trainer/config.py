@@ -231,15 +231,15 @@ def _model_of_checkpoint(given: Mapping[str, Any]) -> ModelChoice | None:
     from trainer import checkpoint
 
     start = given.get("pretrained")
-    places = [Path(given["output_dir"]) / "checkpoints" / "last.pth"] if "output_dir" in given else []
-    resumed = next((place for place in places if place.is_file()), None)
-    file = resumed or (None if _is_none(start) else checkpoint.find_checkpoint(str(start)))
+    last = Path(given.get("output_dir") or "") / "checkpoints" / "last.pth"
+    resumed = "output_dir" in given and last.is_file()
+    file = last if resumed else None if _is_none(start) else checkpoint.find_checkpoint(str(start))
     content = {} if file is None else checkpoint.read(file)
     described = checkpoint.model_in(content)
     if described is None:
         return None
     before = content.get("config", {})
-    if resumed is not None and before.get("model_reason"):
+    if resumed and before.get("model_reason"):
         return ModelChoice(before["model"], before["model_reason"])
     return ModelChoice(described[1]["model"], f"the run that wrote {file} trained it")
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +74,20 @@ def test_a_gpu_computes_in_half_precision():
     arithmetic = pick_arithmetic("auto", device)
     assert arithmetic.name in ("bf16", "fp16")
     assert arithmetic.scaler().is_enabled() is (arithmetic.name == "fp16")
+
+
+def test_waiting_threads_sleep():
+    # What OpenMP says that it has read, and not what the environment says by then.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    code = "import trainer; trainer.load"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "OMP_DISPLAY_ENV": "true"},
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    if "OMP_WAIT_POLICY" not in done.stderr:
+        pytest.skip("torch has another OpenMP here")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr

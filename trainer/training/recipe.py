@@ -119,9 +119,11 @@ class _Choices:
     def fit_small_images(self) -> None:
         """No more pixels than the images have, where there are few."""
         side, size = self.facts.shorter_side, self.config.image_size
-        if side is None or not model_info(self.config.model).small or side > size - _STRIDE:
+        if side is None or not model_info(self.config.model).small:
             return
         smaller = max(2 * _STRIDE, _STRIDE * math.ceil(side / _STRIDE))
+        if smaller >= size:
+            return
         longest = _STRIDE * math.ceil(self.config.max_size * smaller / size / _STRIDE)
         self.choose("image_size", smaller, f"half of the images have a shorter side of {side:.0f} px or less")
         if self.config.image_size == smaller:

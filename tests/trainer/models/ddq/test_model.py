@@ -203,3 +203,14 @@ def test_imagenet_weights_fit(model: DdqDetector) -> None:
     before = model.backbone.body.stem.conv.weight.clone()
     model.load_pretrained("imagenet", None)
     assert not torch.equal(model.backbone.body.stem.conv.weight, before)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_losses_of_the_cpu(batch: Batch) -> None:
+    model = small_model(denoising_queries=0)
+    expected = _losses(model, batch)
+    images, mask, targets = batch
+    moved = [{name: value.cuda() for name, value in target.items()} for target in targets]
+    found = _losses(model.cuda(), (images.cuda(), mask.cuda(), moved))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].cpu(), value, rtol=1e-3, atol=1e-3)
