@@ -114,7 +114,7 @@ class ContainerBuilder:
 
     def gpu_step(self, name: str, step: str, **more: Any) -> Container:
         """Make a container template for a node that can train."""
-        return self.step(name, step, extra="[train]", gpu=True, **more)
+        return self.step(name, step, extra="[train,hf]", gpu=True, **more)
 
     def _image(self, *, gpu: bool) -> str:
         return p.PYTORCH_IMAGE.reference if gpu or self.options.image else self.options.base_image

@@ -28,7 +28,9 @@ class Options:
     name: str = _option("detr-training", "Name of the template; workflows get it with a suffix.")
     namespace: str = _option("", "Namespace to write into the manifests.", "the one that they are applied in")
     image: str = _option(
-        "", "Image that holds this project with its extra 'train'.", "public images, and the code from git"
+        "",
+        "Image that holds this project with its extras 'train' and, for hf: models, 'hf'.",
+        "public images, and the code from git",
     )
     base_image: str = _option("python:3.12-slim", "Without --image: image in which files are moved and prepared.")
     train_image: str = _option(
