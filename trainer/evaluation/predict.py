@@ -89,7 +89,8 @@ def predict(
 
 def _coco_rows(image_id: int, found: dict[str, Tensor], category_ids: list[int]) -> list[dict[str, Any]]:
     """One image's detections as COCO results."""
-    corners = found["boxes"].double().cpu()
+    # On the CPU first: Apple's GPU has no float64.
+    corners = found["boxes"].cpu().double()
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
     return [
         {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}

@@ -159,3 +159,24 @@ def test_predicting_changes_nothing_and_covers_every_image(dataset: CocoDetectio
 def test_labels_without_an_id_are_left_out(dataset: CocoDetection):
     model = build_model("detr_tiny", 2, num_queries=4)
     assert predict(model, eval_loader(dataset, 4, 0), CPU, [-1, -1])[0] == []
+
+
+class OnAppleGpu(torch.Tensor):
+    """A tensor on a device without float64."""
+
+    def double(self, *_: Any) -> torch.Tensor:
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+
+    def cpu(self, *_: Any) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_float64_is_not_asked_of_the_device(dataset: CocoDetection, monkeypatch: pytest.MonkeyPatch):
+    model = build_model("detr_tiny", 2, num_queries=4)
+    decode = model.detections
+
+    def detections(*arguments: Any) -> list[dict[str, torch.Tensor]]:
+        return [{**found, "boxes": found["boxes"].as_subclass(OnAppleGpu)} for found in decode(*arguments)]
+
+    monkeypatch.setattr(model, "detections", detections)
+    assert len(predict(model, eval_loader(dataset, 6, 0), CPU, [4, 17])[0]) == 6 * 4
