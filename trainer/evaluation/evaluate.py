@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.data.coco_dataset import Category, CocoDetection, annotation_file, categories_of, read_coco
+from trainer.data.coco_dataset import CocoDetection, annotation_file
 from trainer.data.data_loader import eval_loader
 from trainer.data.transforms import EvalTransform
 from trainer.device import limit_threads
 from trainer.errors import TrainerError
 from trainer.evaluation.coco_metrics import coco_metrics
-from trainer.evaluation.detector import Detector, load
+from trainer.evaluation.detector import load
 from trainer.evaluation.predict import predict
 
 
@@ -65,47 +65,26 @@ def evaluate(
     limit_threads()
     detector = load(checkpoint, device)
     path = annotation_file(Path(dataset_dir), split)
-    coco = read_coco(path)
-    category_ids = _ids_in(coco, detector, path)
     dataset = CocoDetection(
         path,
         EvalTransform(detector.image_size, detector.max_size),
         images_root=Path(images_root) if images_root is not None else None,
-        label_of={category_id: label for label, category_id in enumerate(category_ids) if category_id >= 0},
+        classes=detector.categories,
     )
     if not len(dataset):
         raise TrainerError(f"{path} has no images to evaluate on")
     predictions, _ = predict(
-        detector.model, eval_loader(dataset, batch_size or 8, workers), detector.device, category_ids
+        detector.model, eval_loader(dataset, batch_size or 8, workers), detector.device, dataset.category_ids
     )
-    metrics, per_id = coco_metrics(coco, predictions)
-    names = {category.id: category.name for category in categories_of(coco)}
+    metrics, per_id = coco_metrics(dataset.coco, predictions)
+    names = {category.id: category.name for category in dataset.categories}
     return EvaluationResult(
         metrics=metrics,
         per_class={names[category_id]: scores for category_id, scores in per_id.items()},
         predictions=predictions,
         class_names=detector.class_names,
-        category_ids=category_ids,
+        category_ids=dataset.category_ids,
         images=len(dataset),
         boxes=dataset.num_boxes,
         seconds=time.monotonic() - started,
     )
-
-
-def _ids_in(coco: dict[str, Any], detector: Detector, path: Path) -> list[int]:
-    """For each label the split's category id, or -1.
-
-    CVAT numbers the labels of a task in their order, so the id of a class may change from one export to
-    the next while its name stays.
-    """
-    split = categories_of(coco)
-    by_name: dict[str, int] = {category.name: category.id for category in split}
-    ids = [category.id if category in split else by_name.get(category.name, -1) for category in detector.categories]
-    used = {int(annotation["category_id"]) for annotation in coco["annotations"]}
-    unknown: list[Category] = [c for c in split if c.id in used and c.id not in ids]
-    if unknown:
-        raise TrainerError(
-            f"{path} has boxes of class '{unknown[0].name}', which the checkpoint does not know;"
-            f" it knows {', '.join(detector.class_names)}"
-        )
-    return ids

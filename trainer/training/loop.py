@@ -135,12 +135,11 @@ def _validate(
     """Losses and COCO's twelve numbers on the validation images; None when there are none."""
     if not len(val_set):
         return None
-    category_ids = [category.id for category in state.categories]
     rows, losses = predict(
         state.eval_model,
         loader,
         device,
-        category_ids,
+        val_set.category_ids,
         with_losses=True,
         arithmetic=arithmetic,
         after_batch=leave_if_asked,

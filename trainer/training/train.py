@@ -120,7 +120,7 @@ def _open_datasets(config: TrainConfig) -> tuple[CocoDetection, CocoDetection]:
         annotation_file(config.dataset_dir, "val"),
         as_they_are,
         images_root=config.images_root,
-        label_of=train_set.label_of,
+        classes=train_set.categories,
     )
     _log.info(
         "%d images with %d boxes to train on, %d with %d to validate on, classes: %s",

@@ -93,6 +93,15 @@ def test_ranks_evaluate_every_image_once(dataset_dir: Path, world_size: int):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+def test_workers_need_not_be_forked(tmp_path: Path):
+    # The default from Python 3.14 on. A tensor an image would take more descriptors than may be sent at once.
+    folder = draw_dataset(tmp_path, train=300, size=(32, 32))
+    dataset = CocoDetection(folder / "annotations" / "instances_train.json", EvalTransform(32, 32))
+    loader = eval_loader(dataset, 100, 1)
+    loader.multiprocessing_context = "forkserver"
+    assert [len(batch.targets) for batch in loader] == [100, 100, 100]
+
+
 def test_evaluation_puts_images_of_one_size_together(tmp_path: Path):
     content: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": CATEGORIES}
     for index in range(12):
