@@ -174,6 +174,8 @@ def _new_state(
         _, before = checkpoint.model_in(earlier) or ("", {})
         model = family.build({**before, **spec})
     model = model.to(device)
+    # Each process draws random weights of its own, and what is copied from them below would stay apart.
+    processes.agree(model)
     if processes.many and device.type == "cuda":
         model = cast(DetectionModel, nn.SyncBatchNorm.convert_sync_batchnorm(model))
     return RunState(
