@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +76,29 @@ def test_train_resume_evaluate_and_predict(dataset_dir: Path, tmp_path: Path, mo
     assert result.metrics["AP"] == pytest.approx(whole.summary["best_AP"], abs=1e-6)
     (found,) = load(whole.best_checkpoint, "cpu").predict([Image.new("RGB", (80, 40))])
     assert found["boxes"].shape == (9, 4)
+
+
+def test_an_epoch_resumed_with_another_batch_sees_every_image_once(
+    dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[int] = []
+    losses = ToyDetector.losses
+
+    def note(self: ToyDetector, outputs: Any, targets: Any, normalizers: torch.Tensor) -> Any:
+        if self.training:
+            seen.extend(int(target["image_id"]) for target in targets)
+        return losses(self, outputs, targets, normalizers)
+
+    monkeypatch.setattr(ToyDetector, "losses", note)
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        with pytest.raises(SystemExit):
+            train(configure(dataset_dir, tmp_path / "run", batch_size=1))
+    result = train(configure(dataset_dir, tmp_path / "run", batch_size=4))
+    assert [sorted(seen[start : start + 6]) for start in (0, 6, 12)] == [list(range(100, 106))] * 3
+    rows = [json.loads(line) for line in result.log.read_text().splitlines()]
+    assert [row["images"] for row in rows] == [6, 6, 6]
+    assert [row["step"] for row in rows] == [4, 6, 8]
 
 
 def test_what_decides_about_weights_may_not_change_in_a_run(dataset_dir: Path, tmp_path: Path):

@@ -58,7 +58,10 @@ def run_epochs(
     loader = train_loader(train_set, sampler, workers)
     val_loader = eval_loader(val_set, config.batch_size, workers, **ranks)
     journal = Journal(config.output_dir, position.epoch, position.step) if processes.is_main else None
-    progress = Progress(lambda: state.end_epoch, len(sampler), config.log_seconds, bar=processes.is_main)
+    sampler.seen = frozenset(position.seen)
+    # What remains of an epoch that was begun with other settings, counted in batches of this run's.
+    position.step_in_epoch = sampler.steps - len(sampler)
+    progress = Progress(lambda: state.end_epoch, sampler.steps, config.log_seconds, bar=processes.is_main)
     clock = _Clock()
 
     def before_step() -> None:
@@ -80,6 +83,7 @@ def run_epochs(
 
     def leave() -> None:
         clock.lap(position)
+        position.seen = sorted(sampler.seen_after(position.step_in_epoch - (sampler.steps - len(sampler))))
         state.save_last()
         _log.info("asked to stop; the run resumes from %s", state.last_path)
         raise SystemExit(143)
@@ -92,7 +96,7 @@ def run_epochs(
     with progress, contextlib.closing(journal) if journal is not None else contextlib.nullcontext():
         while position.epoch < state.end_epoch:
             clock.lap(position)
-            sampler.epoch, sampler.first_batch = position.epoch, position.step_in_epoch
+            sampler.epoch = position.epoch
             try:
                 train_one_epoch(
                     learner,
@@ -108,6 +112,7 @@ def run_epochs(
                 validation = _validate(state, val_set, val_loader, device, arithmetic, leave_if_asked)
             clock.lap(position)
             _end_epoch(state, journal, progress, validation)
+            sampler.seen = frozenset()
 
 
 class _Clock:
@@ -163,7 +168,7 @@ def _end_epoch(
     means, images, steps = state.averages.means(), int(state.averages.weight), position.step_in_epoch
     seconds, factor = position.epoch_seconds, _rate_factor(state.optimizer)
     position.epoch += 1
-    position.step_in_epoch, position.epoch_seconds = 0, 0.0
+    position.step_in_epoch, position.seen, position.epoch_seconds = 0, [], 0.0
     state.averages.load_state_dict({"sums": {}, "weight": 0.0})
 
     if validation is not None:

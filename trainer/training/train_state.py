@@ -30,6 +30,8 @@ class Position:
     """Complete epochs."""
     step_in_epoch: int = 0
     """Optimizer steps taken in the epoch under way."""
+    seen: list[int] = field(default_factory=list)
+    """Indices of the images that the epoch under way has seen, when the run was stopped in the middle of one."""
     step: int = 0
     """Optimizer steps in all."""
     seconds: float = 0.0
