@@ -76,7 +76,9 @@ def run_epochs(
         position.step_in_epoch += 1
         if state.average is not None:
             state.average.update_parameters(state.model)
-        position.train_seconds += clock.lap(position)
+        seconds = clock.lap(position)
+        position.train_seconds += seconds
+        position.epoch_train_seconds += seconds
         progress.step(position.epoch, position.step_in_epoch, figures["loss"])
         if stop:
             leave()
@@ -167,8 +169,10 @@ def _end_epoch(
     config, position = state.config, state.position
     means, images, steps = state.averages.means(), int(state.averages.weight), position.step_in_epoch
     seconds, factor = position.epoch_seconds, _rate_factor(state.optimizer)
+    seconds_per_step = position.epoch_train_seconds / max(1, steps)
     position.epoch += 1
-    position.step_in_epoch, position.seen, position.epoch_seconds = 0, [], 0.0
+    position.step_in_epoch, position.seen = 0, []
+    position.epoch_seconds = position.epoch_train_seconds = 0.0
     state.averages.load_state_dict({"sums": {}, "weight": 0.0})
 
     if validation is not None:
@@ -186,7 +190,7 @@ def _end_epoch(
         "train": means,
         "val": validation,
         "seconds": seconds,
-        "seconds_per_step": seconds / max(1, steps),
+        "seconds_per_step": seconds_per_step,
         "images": images,
     }
     if journal is not None:

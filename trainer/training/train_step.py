@@ -50,8 +50,8 @@ class Learner:
             stop_requested: whether this process was asked to stop.
 
         Returns:
-            The step's figures over all processes (those of the model; `grad_norm`, before clipping; `images`, their
-            number), and whether any process was asked to stop.
+            The step's figures over all processes (those of the model; `grad_norm`, before clipping, unless the scaler
+            passes over the step; `images`, their number), and whether any process was asked to stop.
 
         Raises:
             TrainerError: the loss or the gradient is not finite, or the GPU's memory is full; the weights are
@@ -71,6 +71,8 @@ class Learner:
                     f"the {what} is {values[name]}; training stops"
                     " (lower lr, or look for broken boxes or images in the dataset)"
                 )
+        if not math.isfinite(values["grad_norm"]):
+            del values["grad_norm"]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return values, stop

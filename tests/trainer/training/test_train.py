@@ -92,6 +92,8 @@ def test_the_log_has_one_line_an_epoch(finished):
         assert row["seconds"] > 0
         assert row["seconds_per_step"] > 0
     assert names | {"AP", "AP50"} <= set(rows[1]["val"])
+    # The log and the summary mean the same by a step's time, which is without the validations.
+    assert sum(3 * row["seconds_per_step"] for row in rows) == pytest.approx(9 * result.summary["seconds_per_step"])
 
 
 def test_the_summary_names_what_was_trained(finished):

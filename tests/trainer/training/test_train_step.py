@@ -35,6 +35,9 @@ def test_averages_weigh_and_survive_a_checkpoint():
     copy.add({"loss": 5.0}, 1)
     assert copy.means() == {"loss": 2.0}
     assert averages.means() == {"loss": 1.0}
+    # A figure that a step does not have.
+    copy.add({}, 4)
+    assert (copy.means(), copy.weight) == ({"loss": 2.0}, 8)
     assert Averages().means() == {}
 
 
@@ -131,6 +134,16 @@ def test_bf16_is_near_fp32(dataset: CocoDetection):
     rough = learner(model, arithmetic=Arithmetic("bf16", "cpu"))._accumulate(batch)
     assert rough["loss"].item() == pytest.approx(exact["loss"].item(), rel=0.05)
     assert rough["loss"].item() != exact["loss"].item()
+
+
+def test_a_step_that_the_scaler_passes_over_has_no_norm(dataset: CocoDetection):
+    model = build_model("detr_tiny", 2, aux_loss=True)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    figures, _ = learner(model, scaler=scaler).step(one_batch(dataset))
+    assert all(math.isfinite(value) for value in figures.values())
+    assert "grad_norm" not in figures
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
 @pytest.mark.gpu
