@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from trainer.errors import TrainerError
 from trainer.evaluation.detector import load
 from trainer.evaluation.evaluate import evaluate
 from trainer.models import registry
+from trainer.training import train as training
+from trainer.training.loop import run_epochs
 from trainer.training.train import train
 
 
@@ -60,7 +63,23 @@ def test_train_resume_evaluate_and_predict(dataset_dir: Path, tmp_path: Path, mo
         stop_after(7, patch)
         with pytest.raises(SystemExit):
             train(configure(dataset_dir, tmp_path / "cut", accumulate=2))
-    cut = train(configure(dataset_dir, tmp_path / "cut", accumulate=2))
+    read, held = training.find_last, []
+
+    def watch(folder: Path) -> Any:
+        content = read(folder)
+        held.extend(weakref.ref(value) for value in content["weights_of_the_step"].values())
+        return content
+
+    def run(*arguments: Any) -> None:
+        # What the run was resumed from is not kept in memory beside the run.
+        assert held
+        assert not [value for value in held if value() is not None]
+        run_epochs(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "find_last", watch)
+        patch.setattr(training, "run_epochs", run)
+        cut = train(configure(dataset_dir, tmp_path / "cut", accumulate=2))
     ours, theirs = (checkpoint.read(result.last_checkpoint) for result in (cut, whole))
     for kind in ("model", "weights_of_the_step"):
         assert all(torch.equal(ours[kind][name], value) for name, value in theirs[kind].items())

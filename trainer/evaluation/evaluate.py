@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
+from trainer.checkpoint import read
+from trainer.config import Precision
 from trainer.data.coco_dataset import CocoDetection, annotation_file
-from trainer.data.data_loader import eval_loader
+from trainer.data.data_loader import default_workers, eval_loader
 from trainer.data.transforms import EvalTransform
-from trainer.device import limit_threads
+from trainer.device import limit_threads, pick_arithmetic, pick_device
 from trainer.errors import TrainerError
 from trainer.evaluation.coco_metrics import coco_metrics
-from trainer.evaluation.detector import load
+from trainer.evaluation.detector import from_content
 from trainer.evaluation.predict import predict
 
 
@@ -43,8 +46,9 @@ def evaluate(
     split: str = "val",
     images_root: str | Path | None = None,
     batch_size: int | None = None,
-    device: str = "auto",
-    workers: int = 0,
+    device: str | None = None,
+    precision: Precision | None = None,
+    workers: int | Literal["auto"] = "auto",
 ) -> EvaluationResult:
     """Predicts on a split and scores the predictions (COCO detection metrics; section 4 of the paper).
 
@@ -54,8 +58,9 @@ def evaluate(
         split: which file to evaluate on.
         images_root: what a relative `file_name` starts from; None for `dataset_dir`.
         batch_size: images a batch, None for 8. Padding makes the last digits of the numbers depend on it.
-        device: as in `TrainConfig`.
-        workers: processes that load images.
+        device: as in `TrainConfig`; None for that of the run, or for `auto` where this machine does not have it.
+        precision: likewise.
+        workers: processes that load images, as in `TrainConfig`.
 
     Raises:
         TrainerError: a file is missing or damaged, or the split has boxes of a class that the model does
@@ -63,7 +68,11 @@ def evaluate(
     """
     started = time.monotonic()
     limit_threads()
-    detector = load(checkpoint, device)
+    content = read(checkpoint)
+    run = content.get("config", {})
+    where = _of_run(pick_device, device, run.get("device"))
+    arithmetic = _of_run(lambda name: pick_arithmetic(name, where), precision, run.get("precision"))
+    detector = from_content(content, checkpoint, where)
     path = annotation_file(Path(dataset_dir), split)
     dataset = CocoDetection(
         path,
@@ -73,8 +82,14 @@ def evaluate(
     )
     if not len(dataset):
         raise TrainerError(f"{path} has no images to evaluate on")
+    if workers == "auto":
+        workers = default_workers(where)
     predictions, _ = predict(
-        detector.model, eval_loader(dataset, batch_size or 8, workers), detector.device, dataset.category_ids
+        detector.model,
+        eval_loader(dataset, batch_size or 8, workers),
+        where,
+        dataset.category_ids,
+        arithmetic=arithmetic,
     )
     metrics, per_id = coco_metrics(dataset.coco, predictions)
     names = {category.id: category.name for category in dataset.categories}
@@ -88,3 +103,16 @@ def evaluate(
         boxes=dataset.num_boxes,
         seconds=time.monotonic() - started,
     )
+
+
+_Picked = TypeVar("_Picked")
+
+
+def _of_run(pick: Callable[[Any], _Picked], asked: str | None, of_run: str | None) -> _Picked:
+    """What is asked for, else what the run had, else what suits a machine that does not have that."""
+    if asked is not None:
+        return pick(asked)
+    try:
+        return pick(of_run or "auto")
+    except TrainerError:
+        return pick("auto")

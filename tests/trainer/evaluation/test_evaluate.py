@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.drawing import write_annotations
+from trainer import checkpoint
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.evaluation.coco_metrics import METRICS, coco_metrics
@@ -54,6 +55,18 @@ def test_the_evaluation_agrees_with_the_validation_of_the_training(config: Train
     row = logged[summary["best_epoch"] - 1]
     for name in METRICS:
         assert result.metrics[name] == pytest.approx(row["val"][name], abs=1e-6)
+
+
+def test_the_evaluation_computes_as_the_run_did(config: TrainConfig, best: Path, tmp_path: Path):
+    content = checkpoint.read(best)
+    scores = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        # fp16, and the device, are of another machine.
+        content["config"].update(precision=precision, device="cpu" if precision == "bf16" else "cuda:99")
+        checkpoint.save(tmp_path / "other.pth", content)
+        scores[precision] = [row["score"] for row in evaluate(config.dataset_dir, tmp_path / "other.pth").predictions]
+    asked = [row["score"] for row in evaluate(config.dataset_dir, best, precision="bf16").predictions]
+    assert scores["fp32"] == scores["fp16"] != scores["bf16"] == asked
 
 
 def test_classes_are_found_by_name_when_the_ids_have_moved(config: TrainConfig, best: Path):
