@@ -201,9 +201,10 @@ def test_an_output_folder_of_another_run_is_refused(config: TrainConfig, tmp_pat
     train(change(config, epochs=1))
     with pytest.raises(TrainerError, match=r"num_queries 20, not 9; use another output_dir, or delete .*last\.pth"):
         train(change(config, num_queries=9))
-    content = json.loads((config.dataset_dir / "annotations" / "instances_train.json").read_text())
-    content["categories"][0]["name"] = "screw"
-    write_annotations(config.dataset_dir, "train", content)
+    for split in ("train", "val"):
+        content = json.loads((config.dataset_dir / "annotations" / f"instances_{split}.json").read_text())
+        content["categories"][0]["name"] = "screw"
+        write_annotations(config.dataset_dir, split, content)
     with pytest.raises(TrainerError, match="classes nut, bolt, not nut, screw"):
         train(config)
 
