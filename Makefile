@@ -10,7 +10,7 @@ RUN_FLAGS = $(if $(DUMP),--dump '$(DUMP)') $(if $(EPOCHS),--epochs '$(EPOCHS)') 
             $(foreach pair,$(PARAMS),--param '$(pair)')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow compile lint format clean
+.PHONY: help run test test-slow compile docs lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test-slow: $(READY) ## Run the tests that train for minutes
 
 compile: $(READY) ## Write manifests/ from the workflow in pipelines/
 	@$(BIN)/python -m pipelines compile
+
+docs: $(READY) ## Write docs/hyperparameters.md from the declarations in trainer/
+	@$(BIN)/python -m steps hyperparameters --markdown > docs/hyperparameters.md
 
 lint: $(READY) ## Check style and types
 	@$(BIN)/ruff check
@@ -47,5 +50,5 @@ $(READY): pyproject.toml
 	@echo 'Installing into $(VENV) (once; PyTorch is large) ...'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[train,pipelines,dev]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[train,hf,pipelines,dev]'
 	@touch $@

@@ -1,100 +1,152 @@
-"""What each choice of the recipe brings on little data: AP against images seen, beside the paper's recipe.
+"""What detectors find after a few hundred images, and what each part of ours brings.
 
-Every row is a training of its own with the same seed, model, batch size and number of images seen, on the drawn sample
-or on a dump. `recipe` is what `trainer.training.recipe` chooses; the rows below it take one choice back; `paper` takes
-all back.
+Every row is a training of its own under the product's loop: the same images, backbone and ImageNet weights,
+augmentation, batches and number of images seen; rates are each model's own defaults. It runs on one thread, in a
+process of its own whose peak memory is given. CPU seconds are those of training steps: forward, losses, backward,
+optimizer.
+
+`--set many_small` draws 200 images with some eighty objects of 6 to 10 px each; any other set is a dump's zip.
 """
 
 import argparse
 import json
 import logging
+import multiprocessing
 import platform
-import shutil
+import random
+import resource
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageDraw
 
-from pipelines.local.sample import draw_sample
 from steps.prepare import prepare_data
 from trainer.config import TrainConfig
+from trainer.data.batch import Batch
+from trainer.evaluation.evaluate import evaluate
 from trainer.training.train import train
+from trainer.training.train_step import Learner
 
-PAPER = {
-    "recipe": "paper",
-    "lr": 1e-4,
-    "lr_backbone": 1e-5,
-    "warmup_steps": 0,
-    "lr_drop_at": 2 / 3,
-    "augment": "paper",
-    "dropout": 0.1,
-    "eos_coef": 0.1,
-}
+MODELS = ("ddq_lite0", "fasterrcnn_lite0", "detr_lite0")
 WITHOUT: dict[str, dict[str, Any]] = {
-    "recipe": {},
-    "  without pretrained weights": {"pretrained": "none"},
-    "  without the average of weights": {"ema_decay": 0},
-    "  without warm-up": {"warmup_steps": 0},
-    "  with the paper's rates": {"lr": 1e-4, "lr_backbone": 1e-5},
-    "  with the paper's augmentation": {"augment": "paper"},
-    "  without augmentation": {"augment": "none"},
-    "  with the paper's drop at two thirds": {"lr_drop_at": 2 / 3},
-    "paper": PAPER,
+    "without denoising queries": {"denoising_queries": 0},
+    "without suppression of duplicates": {"distinct_iou": 1.0},
+    "with one cell an object in the first stage": {"assigned_cells": 1},
+    "with one decoder layer": {"decoder_layers": 1},
+    "with three decoder layers": {"decoder_layers": 3},
+    "without the average of weights": {"ema_decay": 0},
+    "without augmentation": {"augment": "none"},
+    "without ImageNet weights": {"pretrained": "none"},
 }
+"""Each part of `ddq_lite0` and of its recipe, taken out."""
+MANY_SMALL = "many_small"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dump", type=Path, help="a dump's zip; the drawn sample without")
-    parser.add_argument("--model", default="detr_tiny")
-    parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter of all rows")
-    parser.add_argument("--only", action="append", help="a row to run, by its name")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", action="append", required=True, help=f"a dump's zip, or {MANY_SMALL}")
+    parser.add_argument("--model", action="append", help=f"default: {', '.join(MODELS)}")
+    parser.add_argument("--parts", action="store_true", help="ddq_lite0 with each part taken out, in place of models")
+    parser.add_argument("--seen", type=int, default=2000, help="images, rounded to whole epochs")
+    parser.add_argument("--seed", type=int, action="append")
+    parser.add_argument("--size", type=int, default=256, help="shorter side in px")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    common = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in options.set)}
+    rows = [(model, model, {}) for model in options.model or MODELS]
+    if options.parts:
+        rows = [("ddq_lite0", "ddq_lite0", {}), *((name, "ddq_lite0", changes) for name, changes in WITHOUT.items())]
+    print(f"{options.size} px, one thread of {platform.machine()}, torch {torch.__version__}\n")
+    print("| set | model | seed | images seen | AP | AP50 | AP50 by class | CPU s an image | peak MB |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
-        dataset = Path(folder) / "dataset"
-        if options.dump:
-            zipfile.ZipFile(options.dump).extractall(dataset)
-        else:
-            draw_sample(dataset)
-        report = prepare_data(dataset)
-        name = options.dump.stem if options.dump else "the drawn sample"
-        images = report["images"]
-        print(f"{name}: {images['train']} images to train on, {images['val']} to validate on;", end=" ")
-        print(f"{options.model}, {options.epochs} epochs, seed {options.seed}, {_device()}\n")
-        print("| | AP50 after a quarter | half | all | AP after all | images seen | minutes |")
-        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-        for row, changes in WITHOUT.items():
-            if options.only and row.strip() not in options.only:
-                continue
-            given = {**common, **changes, "epochs": options.epochs, "seed": options.seed, "patience": 0}
-            given.update(eval_every=max(1, options.epochs // 8), checkpoint_every=options.epochs)
-            print(_row(row, given, options.model, dataset, Path(folder) / "output"), flush=True)
+        for name in options.set:
+            dataset = Path(folder) / Path(name).stem
+            if name == MANY_SMALL:
+                draw_many_small(dataset)
+            else:
+                zipfile.ZipFile(name).extractall(dataset)
+            images = prepare_data(dataset)["images"]["train"]
+            epochs = max(1, round(options.seen / images))
+            for seed in options.seed or [0, 1]:
+                for title, model, changes in rows:
+                    given = {"image_size": options.size, "max_size": options.size * 7 // 4, **changes}
+                    output = Path(folder) / f"{dataset.name}-{title}-{seed}"
+                    figures = in_own_process(model, given, dataset, output, epochs, seed)
+                    print(f"| {dataset.name} | {title} | {seed} | {figures} |", flush=True)
 
 
-def _row(name: str, given: dict[str, Any], model: str, dataset: Path, output: Path) -> str:
-    shutil.rmtree(output, ignore_errors=True)
-    result = train(TrainConfig.create(given, model=model, dataset_dir=dataset, output_dir=output))
-    rows = [json.loads(line) for line in result.log.read_text().splitlines()]
-    seen, validated = 0, []
-    for row in rows:
-        seen += row["images"]
-        if row["val"] is not None:
-            validated.append((seen, row["val"]["AP50"]))
-    at = [max(validated, key=lambda point, share=share: -abs(point[0] - share * seen))[1] for share in (0.25, 0.5, 1)]
-    figures = " | ".join(f"{value:.3f}" for value in (*at, rows[-1]["val"]["AP"]))
-    return f"| {name.replace('  ', '&nbsp;&nbsp;')} | {figures} | {seen} | {result.summary['seconds'] / 60:.1f} |"
+def in_own_process(*arguments: Any) -> str:
+    """What `run` returns, from a process that nothing was allocated in before."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(run, arguments)
 
 
-def _device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU ({torch.get_num_threads()} threads, {platform.machine()})"
+def run(model: str, given: dict[str, Any], dataset: Path, output: Path, epochs: int, seed: int) -> str:
+    """Trains and evaluates the last weights: the figures of a row."""
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)
+    spent, seen = count_cpu_seconds()
+    fixed = {"batch_size": 4, "augment": "light", "patience": 0, "workers": 0, "device": "cpu", "eval_every": epochs}
+    settings = {**fixed, **given, "epochs": epochs, "seed": seed}
+    result = train(TrainConfig.create(settings, model=model, dataset_dir=dataset, output_dir=output))
+    found = evaluate(dataset, result.last_checkpoint, device="cpu")
+    classes = ", ".join(f"{name} {figures['AP50']:.3f}" for name, figures in found.per_class.items())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    figures = f"{sum(seen)} | {found.metrics['AP']:.3f} | {found.metrics['AP50']:.3f} | {classes}"
+    return f"{figures} | {sum(spent) / sum(seen):.3f} | {peak:.0f}"
+
+
+def count_cpu_seconds() -> tuple[list[float], list[int]]:
+    """CPU seconds and images of each step that is taken from now on in this process."""
+    spent: list[float] = []
+    seen: list[int] = []
+    step = Learner.step
+
+    def counted(self: Learner, batch: Batch, stop_requested: bool = False) -> Any:
+        before = time.process_time()
+        result = step(self, batch, stop_requested)
+        spent.append(time.process_time() - before)
+        seen.append(len(batch.images))
+        return result
+
+    Learner.step = counted  # type: ignore[method-assign]
+    return spent, seen
+
+
+def draw_many_small(folder: Path, images: int = 200, side: int = 256) -> None:
+    """Writes a COCO dump of drawn images, each with some eighty seeds and grains on uneven ground."""
+    chance = random.Random(0)
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    content: dict[str, Any] = {"images": [], "annotations": []}
+    content["categories"] = [{"id": 1, "name": "seed"}, {"id": 2, "name": "grain"}]
+    for number in range(images):
+        name = f"{number:04d}.png"
+        picture = Image.effect_noise((side, side), 30).convert("RGB")
+        draw = ImageDraw.Draw(picture)
+        for _ in range(chance.randint(60, 100)):
+            category, width = chance.choice((1, 2)), chance.randint(6, 10)
+            # A seed is round, a grain lies along one axis; their colours overlap.
+            height = width if category == 1 else round(width * 0.6)
+            x, y = chance.randint(0, side - width), chance.randint(0, side - height)
+            colour = (chance.randint(150, 220), chance.randint(110, 180), chance.randint(20, 90))
+            draw.ellipse([x, y, x + width - 1, y + height - 1], fill=colour)
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": number + 1,
+                    "category_id": category,
+                    "bbox": [x, y, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                }
+            )
+        picture.save(folder / "images" / name)
+        content["images"].append({"id": number + 1, "file_name": name, "width": side, "height": side})
+    (folder / "annotations" / "instances_default.json").write_text(json.dumps(content))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pipelines.manifest.reader import Manifest, read_text
 from pipelines.workflow.compile import manifests
 from pipelines.workflow.contract import MANIFESTS, ONEPANEL_SPEC, WORKFLOW
 from pipelines.workflow.options import Options
-from pipelines.workflow.parameters import EPOCHS, LAPTOP_MODEL, MODEL
+from pipelines.workflow.parameters import EPOCHS, MODEL
 from steps.common.console import run_app
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ def run_command(
     model: Annotated[
         str,
         typer.Option(
-            metavar=f"[{'|'.join(MODEL.options)}]",
-            help="Architecture. Short for --param model=…",
-            show_default=LAPTOP_MODEL,
+            metavar="MODEL",
+            help=f"{MODEL.hint} Short for --param model=…",
+            show_default=MODEL.value,
         ),
     ] = "",
     param: Overrides = [],  # noqa: B006 - typer copies it

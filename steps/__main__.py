@@ -4,6 +4,6 @@ import os
 # the one they wait for as soon as another process wants some too (benchmarks/busy_neighbour.py).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from steps.cli import main  # noqa: E402
+from steps.cli import main
 
 main()

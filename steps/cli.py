@@ -12,6 +12,7 @@ from steps.common.console import create_app, run_app, usage_error
 from steps.common.errors import StepError
 from steps.evaluate import evaluate_model
 from steps.fetch import fetch_dump
+from steps.hyperparameters import show_hyperparameters
 from steps.prepare import prepare_data
 from steps.train import train_model
 from steps.upload import upload_artifacts
@@ -36,6 +37,7 @@ app = create_app("python -m steps", "Run one step of the pipeline.")
 for _name, _function in STEPS.items():
     _epilog = f"Example:\n\n\b\n  python -m steps {EXAMPLES[_name]}"
     app.command(_name, help=sys.modules[_function.__module__].__doc__, epilog=_epilog)(_function)
+app.command("hyperparameters")(show_hyperparameters)
 
 
 def takes_storage(name: str) -> bool:
@@ -56,12 +58,11 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
         StepError: a flag is unknown or a value is wrong.
     """
     name, *flags = arguments
-    group: Any = typer.main.get_command(app)
-    command = group.commands.get(name)
-    if command is None:
+    if name not in STEPS:
         raise StepError(f"there is no step '{name}': the steps are {', '.join(STEPS)}")
+    group: Any = typer.main.get_command(app)
     try:
-        return name, dict(command.make_context(name, flags).params)
+        return name, dict(group.commands[name].make_context(name, flags).params)
     except typer.TyperException as error:
         raise StepError(usage_error(error)) from None
 

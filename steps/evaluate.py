@@ -1,6 +1,7 @@
 """Evaluate the trained model on the validation images."""
 
 import logging
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 
 from steps.common.errors import StepError
 from steps.common.files import write_json
+from steps.common.revision import revision
 from steps.options import BatchSize, DatasetDir, OutputDir
 from steps.report import write_report
 
@@ -23,12 +25,13 @@ def evaluate_model(
         str,
         typer.Option(help="Also write AP and AP50 to this file in the form that Onepanel reads. Empty: no."),
     ] = "",
+    run: Annotated[str, typer.Option(help="Name of the run, for the report.", show_default="the folder's")] = "",
 ) -> dict[str, Any]:
     """Write `metrics.json`, `predictions.json` (COCO results) and `report.html` into `output_dir`.
 
     Returns:
-        The content of `metrics.json`: COCO's twelve numbers and `per_class`; -1 is COCO's word for "none of
-        that size here".
+        The content of `metrics.json`: COCO's twelve numbers, `per_class` and `operating_points` (score, precision,
+        recall and F1, by class and overall); -1 is COCO's word for "none of that size here".
 
     Raises:
         StepError: the data is not prepared, or there is no checkpoint.
@@ -52,10 +55,14 @@ def evaluate_model(
     metrics: dict[str, Any] = {
         **result.metrics,
         "per_class": result.per_class,
+        "operating_points": result.operating_points.as_dict(),
         "images": result.images,
         "boxes": result.boxes,
         "seconds": result.seconds,
         "checkpoint": weights.name,
+        "run": run or _run_of(output_dir),
+        "evaluated": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "commit": revision(),
     }
     write_json(output_dir / "predictions.json", result.predictions, indent=False)
     write_json(output_dir / "metrics.json", metrics)
@@ -67,5 +74,14 @@ def evaluate_model(
     log.info("AP %.3f, AP50 %.3f on %d images", metrics["AP"], metrics["AP50"], metrics["images"])
     for name, scores in result.per_class.items():
         log.info("  class %s: AP %.3f, AP50 %.3f, %d boxes", name, scores["AP"], scores["AP50"], scores["boxes"])
-    log.info("report: %s", report)
+    log.info("%s %s", report.headline, report.found)
+    for line in report.annotate_next:
+        log.info("annotate next: %s", line)
+    log.info("report: %s", report.path)
     return metrics
+
+
+def _run_of(output_dir: Path) -> str:
+    """The name of a run's folder, which holds `output`."""
+    folder = output_dir.absolute()
+    return folder.parent.name if folder.name == "output" else folder.name

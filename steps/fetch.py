@@ -1,7 +1,6 @@
 """Fetch a dump from object storage, a folder or a zip archive."""
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,14 +12,12 @@ from rich.filesize import decimal
 
 from steps.common.errors import StepError
 from steps.common.progress import progress
-from steps.dataset.containment import refuse_ways_out
-from steps.dataset.layout import LOST_AND_FOUND
 from steps.dump.journal import Fetched, Journal, version_of
-from steps.dump.source import BucketArchive, BucketFolder, LocalArchive, LocalFolder, Source, locate
+from steps.dump.source import BucketArchive, BucketFolder, LocalArchive, LocalFolder, Source, files_of, locate
 from steps.dump.target import (
     ARCHIVE,
-    STATE_DIR,
     empty_scratch,
+    note_source,
     nothing_in_the_way,
     refuse_full_disk,
     remove_archive,
@@ -34,9 +31,6 @@ from steps.storage.store import Storage
 from steps.storage.transfer import RemoteObject
 
 log = logging.getLogger(__name__)
-
-NOT_OF_THE_DUMP = (STATE_DIR, LOST_AND_FOUND)
-"""Folders in a dump's that are not copied with it."""
 
 
 def fetch_dump(
@@ -75,6 +69,7 @@ def fetch_dump(
         return dataset_dir
     with nothing_in_the_way(dataset_dir):
         fetched = _bring(source, dataset_dir)
+        note_source(str(source), dataset_dir)
     log.info(
         "%s files (%s) of %s in %s: %s fetched in %.1f s, %s already there",
         fetched.files, decimal(fetched.size), source, dataset_dir, fetched.files - fetched.kept,
@@ -124,10 +119,7 @@ def _copy(folder: Path, dataset_dir: Path) -> Fetched:
     """Copy a folder on this machine, without what an earlier fetch noted in it."""
     if dataset_dir.resolve().is_relative_to(folder.resolve()):
         raise StepError(f"--dataset-dir {dataset_dir} lies inside the dump {folder}: give a folder outside it")
-    refuse_ways_out(folder)
-    files = {name: folder / name for name in _files(folder) if name.parts[0] not in NOT_OF_THE_DUMP}
-    if not files:
-        raise StepError(f"{folder} holds no files: give the folder of a dump")
+    files = files_of(folder)
     wanted = [(path, dataset_dir / safe_target(str(name), f"'{name}' in {folder}")) for name, path in files.items()]
     settle([target for _, target in wanted], dataset_dir)
     remove_archive(dataset_dir)
@@ -145,15 +137,3 @@ def _copy(folder: Path, dataset_dir: Path) -> Fetched:
                 journal.add(target, version)
                 advance(version[0])
     return Fetched(len(wanted), len(wanted) - len(missing), sum(path.stat().st_size for path in files.values()))
-
-
-def _files(folder: Path) -> list[PurePosixPath]:
-    """Name the files below a folder, those behind links to folders too."""
-    found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        for name in folders:
-            path = Path(parent, name)
-            if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
-                raise StepError(f"{path} is a link to a folder that contains it: remove it")
-        found += [PurePosixPath(os.path.relpath(os.path.join(parent, name), folder)) for name in names]
-    return sorted(found)

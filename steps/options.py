@@ -6,7 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from trainer.config import MODEL_NAMES as MODELS
+from trainer.errors import TrainerError
+from trainer.models.choice import AUTO
+from trainer.models.registry import family_of, model_names, model_patterns
+
+MODELS = model_names()
+MODEL_CHOICES = (AUTO, *MODELS)
 
 
 def choice(names: Sequence[str], **more: Any) -> Any:
@@ -18,6 +23,15 @@ def choice(names: Sequence[str], **more: Any) -> Any:
         return value
 
     return typer.Option(parser=check, metavar=f"[{'|'.join(names)}]", **more)
+
+
+def _model(value: str) -> str:
+    try:
+        if value != AUTO:
+            family_of(value)
+    except TrainerError as error:
+        raise ValueError(str(error)) from None
+    return value
 
 
 def _number_or_auto(value: str | int) -> int | None:
@@ -59,6 +73,14 @@ Region = Annotated[
     str, typer.Option(help="Region of the bucket.", show_default="Onepanel's, else the AWS environment's")
 ]
 
-Model = Annotated[str, choice(MODELS, help="Architecture.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        parser=_model,
+        metavar="MODEL",
+        help=f"Model: {', '.join(MODEL_CHOICES)}; or a published one: {', '.join(model_patterns())}."
+        " auto: by what is there.",
+    ),
+]
 BatchSize = Annotated[int | None, _or_auto("Images per step. auto: what suits the model and the GPU.")]
 Epochs = Annotated[int | None, _or_auto("Number of epochs. auto: by the number of training images.")]

@@ -12,13 +12,16 @@ import typer
 
 from steps.common.errors import StepError
 from steps.common.files import replacing, write_json
+from steps.common.messages import printable
 from steps.dataset.containment import refuse_ways_out
-from steps.dataset.findings import Findings, printable
-from steps.dataset.model import Dataset
+from steps.dataset.findings import Findings
+from steps.dataset.model import CROWDS, FRAME_ORDERS, Dataset
+from steps.dump.target import dump_name
 from steps.formats import TAGS, check_tag, detect
-from steps.options import DatasetDir, Seed
+from steps.options import DatasetDir, Seed, choice
 from steps.preparation.clean import Clean, clean
 from steps.preparation.coco_writer import by_id, coco_file
+from steps.preparation.digest import dataset_digest
 from steps.preparation.image_lookup import find_images, image_files
 from steps.preparation.split import SPLITS, Split, split_images
 from steps.preparation.video import likely_video
@@ -39,56 +42,87 @@ def prepare_data(
     ] = "cvat_coco",
     split: Annotated[
         str,
-        typer.Option(
+        choice(
+            SPLITS,
             help="How to split: stratified by class, random, blocks of a video's frames, or by folder. "
-            "auto: the dump's own train and val, else stratified."
+            "auto: the dump's own train and val, else stratified.",
         ),
     ] = "auto",
     exclude: Annotated[
         str, typer.Option(help="Attributes, with commas: boxes that have one are left out, as in occluded,size=small.")
     ] = "",
+    crowds: Annotated[
+        str,
+        choice(
+            CROWDS,
+            help="What COCO's iscrowd 1 means: crowd regions, which are not trained on, or objects. "
+            "auto: objects in a file of CVAT's, which marks every mask so, else regions.",
+        ),
+    ] = "auto",
+    frame_order: Annotated[
+        str,
+        choice(
+            FRAME_ORDERS,
+            help="How the task's images were sorted, for MOT and CVAT for video, which number them: lexicographical "
+            "(CVAT's default) or natural. auto: refuse where it matters.",
+        ),
+    ] = "auto",
+    max_lost: Annotated[
+        int,
+        typer.Option(
+            min=0, max=100, help="Percent of the images or boxes that may be without their boxes or images. 100: go on."
+        ),
+    ] = 5,
 ) -> dict[str, Any]:
     """Write `annotations/instances_train.json` and `instances_val.json` from a dump of CVAT's.
 
     Their `file_name`s are absolute paths of existing images, their boxes lie within the upright image, and category
     ids are the dump's own where it has any. The two sets are disjoint, and the same for the same images and seed.
-    Images without boxes stay, as negatives. What was kept, repaired and dropped is counted in
-    `prepare_report.json`. Nothing outside `dataset_dir` is read or written.
+    Images without boxes stay, as negatives. What was kept, repaired and dropped is counted in `prepare_report.json`,
+    which also names the dump and gives the `dataset_digest` of the two sets. Nothing outside `dataset_dir` is read or
+    written.
 
     Returns:
         The content of `prepare_report.json`.
 
     Raises:
-        StepError: an option cannot be; the dump has no readable annotations, no boxes or few of its images, leads out
-            of its folder, or says things of which no rule tells which is true.
+        StepError: an option is invalid; the dump has no readable annotations, no boxes or too few of its images, points
+            outside its folder, or contradicts itself.
     """
     dataset_dir = Path(dataset_dir).absolute()
     if not 0 <= val_split <= 99:
         raise StepError(f"--val-split is {val_split}: give a percentage from 0 to 99")
     if split not in SPLITS:
         raise StepError(f"--split is '{printable(split)}': give one of {', '.join(SPLITS)}")
+    if crowds not in CROWDS:
+        raise StepError(f"--crowds is '{printable(crowds)}': give one of {', '.join(CROWDS)}")
+    if frame_order not in FRAME_ORDERS:
+        raise StepError(f"--frame-order is '{printable(frame_order)}': give one of {', '.join(FRAME_ORDERS)}")
+    if not 0 <= max_lost <= 100:
+        raise StepError(f"--max-lost is {max_lost}: give a percentage from 0 to 100")
     dump_format = check_tag(dump_format)
     if not dataset_dir.is_dir():
         raise StepError(f"--dataset-dir {dataset_dir} is not a folder: the fetch step makes it, run that first")
 
+    rules = [rule for rule in map(str.strip, exclude.split(",")) if rule]
+    dataset = Dataset(dataset_dir, Findings(), rules, crowds=crowds, frame_order=frame_order)
     with _collector_paused():
-        return _prepare(dataset_dir, val_split, seed, dump_format, split, exclude)
+        return _prepare(dataset, dump_format, split, val_split, seed, max_lost)
 
 
 def _prepare(
-    dataset_dir: Path, val_split: int, seed: int, dump_format: str, split: Split, exclude: str
+    dataset: Dataset, dump_format: str, split: Split, val_split: int, seed: int, max_lost: int
 ) -> dict[str, Any]:
+    dataset_dir, findings = dataset.root, dataset.findings
     refuse_ways_out(dataset_dir)
     _remove_unfinished(dataset_dir)
     there = image_files(dataset_dir)
-    findings = Findings()
-    dataset = Dataset(dataset_dir, findings, [rule for rule in map(str.strip, exclude.split(",")) if rule])
     reader = detect(dataset_dir, dump_format)
     reader.read(dataset_dir, dataset)
     if not dataset.names:
-        raise StepError(f"{dataset} lists no image: dump a task that has some")
+        raise StepError(f"{dataset} lists no images: dump a task that has some")
     _check_exclude(dataset)
-    data = clean(dataset, find_images(dataset, there))
+    data = clean(dataset, find_images(dataset, there, max_lost))
     video = likely_video(data, dataset.video)
     train, val = split_images(data, split, val_split, seed, findings)
 
@@ -99,7 +133,14 @@ def _prepare(
             temporary.open("wb") as file,
         ):
             file.writelines(coco_file(data, dataset_dir, images, numbers))
-    report = {**_counts(data, train, val), "dump_format": reader.TAG, "split": split, **findings.report()}
+    report = {
+        **_counts(data, train, val),
+        "dump": dump_name(dataset_dir),
+        "digest": dataset_digest(data, train, val),
+        "dump_format": reader.TAG,
+        "split": split,
+        **findings.report(),
+    }
     write_json(dataset_dir / "prepare_report.json", report)
     _log(report, findings)
     if video and split in ("auto", "stratified", "random") and not report["validated_on_training_set"]:
@@ -165,7 +206,7 @@ def _counts(data: Clean, train: Sequence[int], val: Sequence[int]) -> dict[str, 
 def _log(report: dict[str, Any], findings: Findings) -> None:
     images, boxes = report["images"], report["boxes"]
     log.info(
-        "%d images and %d boxes to train on, %d and %d to validate on; %d images have no box",
+        "%d images and %d boxes to train on, %d and %d to validate on; %d images have no boxes",
         images["train"], boxes["train"], images["val"], boxes["val"], images["without_boxes"],
     )  # fmt: skip
     for name, counts in report["classes"].items():
@@ -174,6 +215,6 @@ def _log(report: dict[str, Any], findings: Findings) -> None:
         if not counts["train"]:
             log.warning("WARNING: class '%s' has no box in the training set: it cannot be learnt", shown)
         elif not counts["val"]:
-            log.warning("WARNING: class '%s' has no box in the validation set: no AP tells how well it is found", shown)
+            log.warning("WARNING: class '%s' has no box in the validation set: its AP cannot be measured", shown)
     for line in findings.lines():
         log.info("  %s", line)

@@ -13,6 +13,7 @@ from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Epochs, Model
 from steps.storage.address import candidate_keys, has_scheme
 from steps.storage.config import StorageConfig
 from steps.storage.store import open_storage
+from trainer.models.choice import AUTO
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 def train_model(
     dataset_dir: DatasetDir,
     output_dir: OutputDir,
-    model: Model = "detr_resnet50",
+    model: Model = AUTO,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     hyperparameters: Annotated[

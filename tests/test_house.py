@@ -1,37 +1,139 @@
-"""The house rules: which package may know which, and what each costs to import."""
+"""The layout's rules: which package and which room may import which, and what importing each costs."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).parent.parent
-FORBIDDEN = {
-    "pipelines": {"torch", "torchvision", "trainer"},
-    "steps": {"hera", "kubernetes", "pipelines"},
-    "trainer": {"boto3", "hera", "kubernetes", "obstore", "pipelines", "steps"},
+PACKAGES = ("pipelines", "steps", "trainer")
+"""From the top down: a package imports from those behind it, never from those before it."""
+
+FOREIGN = {
+    "pipelines": {"torch", "torchvision"},
+    "steps": {"hera", "kubernetes"},
+    "trainer": {"boto3", "hera", "kubernetes", "obstore"},
 }
+"""What a package must not know of other people's work."""
+
+ROOMS = {
+    "pipelines": {
+        "workflow": set(),
+        "manifest": {"workflow"},
+        "local": {"manifest", "workflow"},
+        "cluster": {"manifest", "workflow"},
+    },
+    "steps": {
+        "common": set(),
+        "dataset": {"common"},
+        "storage": {"common"},
+        "dump": {"common", "dataset", "storage"},
+        "formats": {"common", "dataset"},
+        "preparation": {"common", "dataset", "formats"},
+        "report": {"common"},
+    },
+    "trainer": {
+        "data": set(),
+        "models": {"data"},
+        "evaluation": {"data", "models"},
+        "training": {"data", "models", "evaluation"},
+    },
+}
+"""The rooms of each package, and which rooms of the same package each may import."""
+
+AT_THE_DOOR = {
+    "pipelines": {"errors"},
+    "steps": {"options"},
+    "trainer": {"checkpoint", "config", "device", "errors"},
+}
+"""Modules beside the rooms that any of them may import; the others import rooms and are imported by none."""
 
 
-def imported_packages(path: Path) -> set[str]:
-    names: set[str] = set()
+def imports(path: Path) -> Iterator[str]:
+    """Names that a file imports, wherever in it; `from a import b` counts as `a.b`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import hides its package"
-            names.add(str(node.module))
-    return {name.partition(".")[0] for name in names}
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("package", FORBIDDEN)
-def test_arrows_go_one_way(package: str) -> None:
-    files = sorted((PROJECT / package).rglob("*.py"))
+def wrong_imports(package: str, folder: Path) -> list[str]:
+    """Imports of a package below `folder` that go the wrong way, as `file: name`."""
+    above = set(PACKAGES[: PACKAGES.index(package)])
+    if package == "pipelines":
+        above.add("trainer")  # Only through steps.
+    wrong = []
+    files = sorted((folder / package).rglob("*.py"))
     assert files
-    found = {path.name: sorted(imported_packages(path) & FORBIDDEN[package]) for path in files}
-    assert not {name: packages for name, packages in found.items() if packages}
+    for path in files:
+        inside = path.relative_to(folder / package).parts
+        room = inside[0] if len(inside) > 1 else None
+        for name in imports(path):
+            top, _, rest = name.partition(".")
+            allowed = top not in FOREIGN[package] | above
+            if room and top == package:
+                other = rest.partition(".")[0]
+                allowed = other in {room} | ROOMS[package][room] | AT_THE_DOOR[package]
+            if not allowed:
+                wrong.append(f"{path.relative_to(folder)}: {name}")
+    return wrong
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_one_way(package: str) -> None:
+    assert wrong_imports(package, PROJECT) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("trainer/data/new.py", "from trainer.models import registry"),
+        ("trainer/models/new.py", "import trainer.training.train"),
+        ("steps/storage/new.py", "from steps import fetch"),
+        ("steps/common/new.py", "def late():\n    from steps.report import words"),
+        ("steps/new.py", "import pipelines"),
+        ("pipelines/workflow/new.py", "from pipelines.cluster import submit"),
+        ("pipelines/new.py", "from trainer import train"),
+    ],
+)
+def test_an_import_that_goes_the_wrong_way_is_seen(file: str, code: str, tmp_path: Path) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text(code)
+    assert [line.partition(":")[0] for line in wrong_imports(path.relative_to(tmp_path).parts[0], tmp_path)] == [file]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_folder_is_a_room_with_a_word_on_its_purpose(package: str) -> None:
+    folders = {path.parent.relative_to(PROJECT / package) for path in (PROJECT / package).rglob("*.py")}
+    assert {folder.parts[0] for folder in folders if folder.parts} == set(ROOMS[package])
+    for folder in folders:
+        assert ast.get_docstring(ast.parse((PROJECT / package / folder / "__init__.py").read_text())), folder
+
+
+def test_the_tests_mirror_the_rooms() -> None:
+    for package, rooms in ROOMS.items():
+        for path in (PROJECT / "tests" / package).iterdir():
+            if path.is_dir() and any(path.glob("test_*.py")):
+                assert path.name in rooms, path
+
+
+def test_files_that_the_documents_name_exist() -> None:
+    known = {path.name for package in PACKAGES for path in (PROJECT / package).rglob("*.py")}
+    for document in [*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")]:
+        text = document.read_text(encoding="utf-8")
+        links = set(re.findall(r"\]\(([^)#:]+)\)", text))
+        assert {link for link in links if not (document.parent / link).exists()} == set(), document
+        # `name.py` in a sentence; code of the reader's own stands in blocks.
+        named = set(re.findall(r"`([\w./]+\.py)`", text))
+        missing = {name for name in named if not (PROJECT / name).is_file() and name not in known}
+        assert missing == set(), document
 
 
 @pytest.mark.parametrize(

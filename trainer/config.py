@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from trainer.errors import TrainerError
-from trainer.models.registry import family_of, model_info, model_names
+from trainer.models.choice import AUTO, ModelChoice, Surroundings, choose_model
+from trainer.models.registry import family_of, model_info
 
 Recipe = Literal["auto", "paper"]
 Augment = Literal["none", "light", "paper", "strong"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-MODEL_NAMES: tuple[str, ...] = model_names()
 
 
 def _backbone_rate(pretrained_rate: float) -> Callable[[dict[str, Any]], float]:
@@ -47,9 +47,12 @@ class TrainConfig(BaseModel):
     output_dir: Path = Field(description="Folder for checkpoints/, log.jsonl, train.json and tensorboard/")
     images_root: Path | None = Field(None, description="Folder that file_name is relative to; default: dataset_dir")
 
-    model: str = Field("detr_resnet50", description="Name of the model")
+    model: str = Field(AUTO, description="Name of the model; auto: by what is there")
+    model_reason: str = Field("", description="Why `auto` chose the model; set by the program")
     recipe: Recipe = Field("auto", description="auto: settings not given follow the size of the dataset")
-    pretrained: str | None = Field("coco", description="Initial weights: coco, imagenet, none, or a checkpoint's path")
+    pretrained: str | None = Field(
+        "coco", description="Initial weights: coco, imagenet, published (of hf: models), none, or a checkpoint's path"
+    )
 
     epochs: int = Field(300, ge=1, description="Number of epochs")
     batch_size: int = Field(2, ge=1, description="Images per step and process")
@@ -151,14 +154,16 @@ class TrainConfig(BaseModel):
         """
         if hyperparameters is not None and not isinstance(hyperparameters, Mapping):
             raise TrainerError(f"hyperparameters: expected a mapping of names to values, got {hyperparameters!r}")
+        changes = dict(hyperparameters or {})
+        for key in changes:
+            if key in NOT_FOR_USERS:
+                raise TrainerError(f"hyperparameter '{key}' is set by the program; remove it")
         given = {key: value for key, value in fields.items() if value is not None}
-        known = config_class((hyperparameters or {}).get("model") or given.get("model")).model_fields
-        for key, value in (hyperparameters or {}).items():
-            if key in _PATH_FIELDS:
-                raise TrainerError(f"hyperparameter '{key}' is set by the pipeline; remove it")
+        given = _with_model({**given, **changes})
+        known = config_class(given["model"]).model_fields
+        for key in changes:
             if key not in known:
                 raise TrainerError(_unknown("hyperparameter", str(key), known))
-            given[key] = value
         return parse(given)
 
 
@@ -167,7 +172,8 @@ def _is_none(pretrained: Any) -> bool:
     return pretrained is None or str(pretrained).strip().lower() in ("", "none", "null", "false")
 
 
-_PATH_FIELDS = ("dataset_dir", "output_dir", "images_root")
+NOT_FOR_USERS = ("dataset_dir", "output_dir", "images_root", "model_reason")
+"""Fields that are no hyperparameters: the steps give them, or the program does."""
 _CLASSES: dict[str, type[TrainConfig]] = {}
 
 
@@ -175,20 +181,21 @@ def config_class(model: str | None = None) -> type[TrainConfig]:
     """`TrainConfig` with a model's defaults and the settings of its family, in one flat namespace.
 
     Args:
-        model: None for the default model.
+        model: None for the one that a machine without a GPU trains.
 
     Raises:
         TrainerError: no model has that name.
     """
-    model = str(model or TrainConfig.model_fields["model"].default)
-    if model not in model_names():
-        close = difflib.get_close_matches(model, model_names(), n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise TrainerError(f"field 'model' is '{model}'; it can be {', '.join(model_names())}{hint}")
+    model = str(model or choose_model(Surroundings(gpu=None)).model)
     if model not in _CLASSES:
-        family, info = family_of(model), model_info(model)
+        try:
+            family, info = family_of(model), model_info(model)
+        except TrainerError as error:
+            raise TrainerError(f"field 'model': {error}") from None
         declared = {**family.settings.model_fields, **TrainConfig.model_fields}
-        changed: dict[str, Any] = {}
+        changed: dict[str, Any] = {
+            "model": (str, Field(model, description=TrainConfig.model_fields["model"].description))
+        }
         for name, value in info.defaults.items():
             field = declared[name]
             kind: Any = field.annotation
@@ -205,16 +212,54 @@ def config_class(model: str | None = None) -> type[TrainConfig]:
 
 
 def parse(given: Mapping[str, Any]) -> TrainConfig:
-    """Validates a plain mapping of fields.
+    """Validates a plain mapping of fields; `model: auto`, or none, becomes the name of a model.
 
     Raises:
         TrainerError: the first thing that is wrong, in one line.
     """
-    kind = config_class(given.get("model"))
+    given = _with_model(given)
+    kind = config_class(given["model"])
     try:
-        return kind.model_validate(dict(given))
+        return kind.model_validate(given)
     except ValidationError as error:
         raise TrainerError(_in_one_line(error, kind.model_fields)) from None
+
+
+def _with_model(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with a model named: that of the run that is resumed or of the checkpoint to start from, or a choice.
+
+    So `auto` never changes the model between two attempts at one run, whatever machine the second one is on.
+    """
+    if given.get("model") not in (None, "", AUTO):
+        return dict(given)
+    chosen = _model_of_checkpoint(given) or choose_model(_surroundings(given))
+    return {**given, "model": chosen.model, "model_reason": chosen.reason}
+
+
+def _model_of_checkpoint(given: Mapping[str, Any]) -> ModelChoice | None:
+    # Deferred: reading a checkpoint takes torch, which listing settings does not.
+    from trainer import checkpoint
+
+    start = given.get("pretrained")
+    places = [Path(given["output_dir"]) / "checkpoints" / "last.pth"] if "output_dir" in given else []
+    resumed = next((place for place in places if place.is_file()), None)
+    file = resumed or (None if _is_none(start) else checkpoint.find_checkpoint(str(start)))
+    content = {} if file is None else checkpoint.read(file)
+    described = checkpoint.model_in(content)
+    if described is None:
+        return None
+    before = content.get("config", {})
+    if resumed is not None and before.get("model_reason"):
+        return ModelChoice(before["model"], before["model_reason"])
+    return ModelChoice(described[1]["model"], f"the run that wrote {file} trained it")
+
+
+def _surroundings(given: Mapping[str, Any]) -> Surroundings:
+    import torch
+
+    wanted = str(given.get("device") or "auto")
+    there = (wanted == "auto" or wanted.startswith("cuda")) and torch.cuda.is_available()
+    return Surroundings(gpu=torch.cuda.get_device_name() if there else None)
 
 
 def _in_one_line(error: ValidationError, known: Mapping[str, Any]) -> str:
@@ -236,7 +281,7 @@ def _in_one_line(error: ValidationError, known: Mapping[str, Any]) -> str:
 
 def _unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
     """A line about a name that is not a field, with the closest that are."""
-    settable = [field for field in known if field not in _PATH_FIELDS]
+    settable = [field for field in known if field not in NOT_FOR_USERS]
     close = difflib.get_close_matches(name, settable, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(settable)}"
     return f"unknown {kind} '{name}'; {hint}"

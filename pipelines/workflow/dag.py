@@ -19,7 +19,12 @@ def training_workflow(target: Target, options: Options) -> Workflow:
         namespace=options.namespace or None,
         entrypoint="main",
         arguments=[
-            HeraParameter(name=each.name, value=each.value, description=each.hint, enum=list(each.options) or None)
+            HeraParameter(
+                name=each.name,
+                value=each.value,
+                description=each.hint,
+                enum=None if each.open else list(each.options) or None,
+            )
             for each in parameters
         ],
         labels=LABELS,
@@ -44,6 +49,9 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             dump_format=p.DUMP_FORMAT,
             split=p.SPLIT,
             exclude=p.EXCLUDE,
+            crowds=p.CROWD_REGIONS,
+            frame_order=p.FRAME_ORDER,
+            max_lost=p.MAX_LOST,
         )
         train = build.gpu_step(
             "train-detr",
@@ -66,6 +74,7 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             output_dir=OUTPUT,
             batch_size=p.BATCH_SIZE,
             metrics_file=METRICS_FILE,
+            run="{{workflow.name}}",
         )
         upload = build.step(
             "upload-artifacts",

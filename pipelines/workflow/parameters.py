@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from steps.options import MODELS
+from steps.dataset.model import CROWDS, FRAME_ORDERS
+from steps.options import MODEL_CHOICES
 from steps.preparation.split import SPLITS
 from steps.prepare import prepare_data
 from steps.train import train_model
@@ -39,6 +40,8 @@ class Parameter:
     visibility: str = PUBLIC
     required: bool = False
     options: tuple[str, ...] = ()
+    open: bool = False
+    """Whether other values than the options are possible, which only a form's choice leaves out."""
 
     @property
     def reference(self) -> str:
@@ -80,12 +83,19 @@ CHECKPOINT = _of_step(
 DUMP_FORMAT = _of_step(
     prepare_data, "dump_format", "dump-format", "CVAT dump format", visibility=PRIVATE, required=True,
 )  # fmt: skip
-MODEL = _of_step(train_model, "model", "model", "Model", type=SELECT, options=MODELS, required=True)
+MODEL = _of_step(train_model, "model", "model", "Model", type=SELECT, options=MODEL_CHOICES, open=True, required=True)
 EPOCHS = _of_step(train_model, "epochs", "epochs", "Epochs", required=True)
 BATCH_SIZE = _of_step(train_model, "batch_size", "batch-size", "Batch size", required=True)
 VAL_SPLIT = _of_step(prepare_data, "val_split", "val-split", "Validation split", type=NUMBER, required=True)
 SPLIT = _of_step(prepare_data, "split", "split", "Split", type=SELECT, options=SPLITS, required=True)
 EXCLUDE = _of_step(prepare_data, "exclude", "exclude", "Attributes to leave out")
+CROWD_REGIONS = _of_step(
+    prepare_data, "crowds", "crowds", "COCO crowds", type=SELECT, options=CROWDS, visibility=INTERNAL
+)
+FRAME_ORDER = _of_step(
+    prepare_data, "frame_order", "frame-order", "Frame order", type=SELECT, options=FRAME_ORDERS, visibility=INTERNAL
+)
+MAX_LOST = _of_step(prepare_data, "max_lost", "max-lost", "Accepted losses", type=NUMBER, visibility=INTERNAL)
 HYPERPARAMETERS = _of_step(train_model, "hyperparameters", "hyperparameters", "Hyperparameters", type=TEXTAREA)
 SEED = _of_step(prepare_data, "seed", "seed", "Seed", type=NUMBER, visibility=PRIVATE, required=True)
 SOURCE = Parameter(
@@ -120,9 +130,6 @@ SYS_NODE_POOL = Parameter(
     required=True,
 )
 
-LAPTOP_MODEL = "detr_tiny"
-"""Model that `run` trains unless told otherwise: one that a laptop trains in minutes."""
-
 PARAMETERS = (
     ANNOTATION_PATH,
     OUTPUT_PATH,
@@ -134,6 +141,9 @@ PARAMETERS = (
     VAL_SPLIT,
     SPLIT,
     EXCLUDE,
+    CROWD_REGIONS,
+    FRAME_ORDER,
+    MAX_LOST,
     HYPERPARAMETERS,
     SEED,
 )

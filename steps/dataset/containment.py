@@ -29,7 +29,7 @@ def path_inside(name: str) -> tuple[str, ...]:
             parts.pop()
         else:
             raise StepError(
-                f"the dump names the file '{printable(name)}', which lies outside of its folder: name it by its "
+                f"the dump names the file '{printable(name)}', which is outside its folder: name it by its "
                 "path in the dump"
             )
     return tuple(parts)
@@ -67,4 +67,4 @@ def refuse_ways_out(folder: Path) -> None:
                     flaw = "" if os.path.exists(target) else "a link that leads nowhere"
                 if flaw:
                     name = printable(os.path.relpath(entry.path, folder))
-                    raise StepError(f"{folder}: '{name}' is {flaw}: remove it, or put there what it stands for")
+                    raise StepError(f"{folder}: '{name}' is {flaw}: remove it, or replace it by what it stands for")

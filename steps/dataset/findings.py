@@ -43,7 +43,7 @@ class Findings:
         self.note_all(action, what, [where] if where else [], count)
 
     def note_all(self, action: Action, what: str, where: Iterable[str], count: int) -> None:
-        """Count `count` offenders; only the first of `where` are looked at. None is no finding."""
+        """Count `count` offenders; only the first of `where` are looked at. A count of 0 is not a finding."""
         if not count:
             return
         finding = self._found[action].setdefault(what, Finding())

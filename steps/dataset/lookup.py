@@ -13,7 +13,11 @@ from pathlib import Path, PurePath, PurePosixPath
 from steps.dataset.containment import path_parts
 from steps.dataset.layout import FOREIGN_FOLDERS
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
+IMAGE_SUFFIXES = {
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff",
+    ".webp",
+}  # fmt: skip
+"""What Pillow reads, of what CVAT takes."""
 _FOREIGN = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 
 
@@ -42,11 +46,11 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def join(folder: Path | str, name: str) -> str:
+def join(folder: PurePath | str, name: str) -> str:
     """Put a folder of the dump before an image's name, unless the name leads elsewhere: then it stays as it is."""
     if _FOREIGN.match(name) or ".." in re.split(r"[\\/]", name):
         return name
-    return (PurePosixPath(Path(folder).as_posix()) / name.replace("\\", "/")).as_posix()
+    return (PurePosixPath(PurePath(folder).as_posix()) / name.replace("\\", "/")).as_posix()
 
 
 def split_suffix(name: str) -> tuple[str, str]:

@@ -4,15 +4,22 @@ from array import array
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from steps.common.errors import StepError
+from steps.common.messages import printable, some
 from steps.dataset.containment import path_inside
-from steps.dataset.findings import Findings, printable, some
+from steps.dataset.findings import Findings
 from steps.dataset.layout import EMBEDDED
+
+FrameOrder = Literal["auto", "lexicographical", "natural"]
+"""CVAT's sorting methods of a task's images that can be known from names; `auto`: where both agree."""
+FRAME_ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
+Crowds = Literal["auto", "regions", "objects"]
+CROWDS: tuple[Crowds, ...] = get_args(Crowds)
 
 
 @dataclass(frozen=True)
@@ -49,16 +56,28 @@ class Dataset:
     file a name means, and whether a box is any good is judged once, later, for all formats.
     """
 
-    def __init__(self, root: Path, findings: Findings, exclude: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        root: Path,
+        findings: Findings,
+        exclude: Collection[str] = (),
+        *,
+        crowds: Crowds = "auto",
+        frame_order: FrameOrder = "auto",
+    ) -> None:
         """Starts empty.
 
         Args:
             root: the dataset's folder; readers open nothing outside it.
             findings: where readers note what they met.
             exclude: attributes, each `name` or `name=value`; boxes that have one are left out.
+            crowds: what COCO's `iscrowd: 1` means; `auto`: what it means to the tool that wrote the file.
+            frame_order: how the task's images were sorted, for formats that number them by their place.
         """
         self.root = root
         self.findings = findings
+        self.crowds = crowds
+        self.frame_order = frame_order
         self.categories: list[Category] = []
         self.names: list[str] = []
         """Of the images, as the dump writes them."""
@@ -70,6 +89,10 @@ class Dataset:
         self.source_names: list[str] = []
         self.files: dict[int, str] = {}
         """Images whose file in `root` is known without looking for their name."""
+        self.masks: set[str] = set()
+        """Image files in `root` that hold masks, not photographs."""
+        self.lost_objects = 0
+        """Objects that the dump shows, and of which it does not hold what a box needs."""
         self.video = False
         """Whether the format says that the images are frames of a video."""
         self.exclude = tuple(exclude)

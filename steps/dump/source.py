@@ -1,12 +1,16 @@
 """Where a dump is, found out before anything is brought: on this machine or in object storage, loose or zipped."""
 
 import difflib
+import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from steps.common.errors import StepError
+from steps.dataset.containment import refuse_ways_out
+from steps.dataset.layout import LOST_AND_FOUND
+from steps.dump.target import STATE_DIR
 from steps.storage.address import candidate_keys, has_scheme
 from steps.storage.config import StorageConfig
 from steps.storage.store import Storage, open_storage
@@ -107,6 +111,28 @@ def _local_source(path: Path) -> LocalFolder | LocalArchive:
     if zipfile.is_zipfile(path):
         return LocalArchive(path)
     raise StepError(f"{path} is neither a folder nor a zip archive: give the dump as CVAT exported it")
+
+
+def files_of(folder: Path) -> dict[PurePosixPath, Path]:
+    """Give the files of a dump in a folder, by their names in it; those behind links to folders too.
+
+    What an earlier fetch noted there is left out.
+
+    Raises:
+        StepError: there are none, or a link leads out of the folder or around in it.
+    """
+    refuse_ways_out(folder)
+    names: list[PurePosixPath] = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        for name in folders:
+            path = Path(parent, name)
+            if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+                raise StepError(f"{path} is a link to a folder that contains it: remove it")
+        names += [PurePosixPath(os.path.relpath(os.path.join(parent, name), folder)) for name in files]
+    found = {name: folder / name for name in sorted(names) if name.parts[0] not in (STATE_DIR, LOST_AND_FOUND)}
+    if not found:
+        raise StepError(f"{folder} holds no files: give the folder of a dump")
+    return found
 
 
 def _nearest(storage: Storage, prefixes: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from rich.filesize import decimal
 
 from steps.common.errors import StepError
-from steps.common.files import read_json, write_json
+from steps.common.files import parse_json, read_json, write_json
 from steps.dataset.layout import MOVED_ASIDE
 from steps.dump.archive import safe_path
 
@@ -19,6 +19,22 @@ ARCHIVE = f"{STATE_DIR}/dump.zip"
 """Where a bucket's archive lies until it is unpacked."""
 LISTING = f"{STATE_DIR}/files.json"
 """Names of the dump's files."""
+_SOURCE = f"{STATE_DIR}/source.json"
+"""Where the dump came from."""
+
+
+def note_source(source: str, dataset_dir: Path) -> None:
+    """Write down where the dump in a folder came from."""
+    write_json(dataset_dir / _SOURCE, source)
+
+
+def dump_name(dataset_dir: Path) -> str:
+    """Give the address or path that the dump was fetched from, or else the folder's own."""
+    try:
+        source = parse_json((dataset_dir / _SOURCE).read_bytes())
+    except (OSError, ValueError):
+        source = None
+    return source if isinstance(source, str) else str(dataset_dir)
 
 
 @contextmanager

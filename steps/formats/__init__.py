@@ -12,7 +12,20 @@ from typing import Protocol
 from steps.common.errors import StepError
 from steps.common.messages import printable
 from steps.dataset.model import Dataset
-from steps.formats import coco, cvat_xml, datumaro_json, labelme, mot, tfrecord, voc, yolo
+from steps.formats import (
+    coco,
+    cvat_backup,
+    cvat_xml,
+    datumaro_json,
+    kitti,
+    labelme,
+    mot,
+    open_images,
+    segmentation_mask,
+    tfrecord,
+    voc,
+    yolo,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +47,20 @@ class Reader(Protocol):
         """
 
 
-READERS: tuple[Reader, ...] = (coco, datumaro_json, cvat_xml, voc, labelme, yolo, tfrecord, mot)
+READERS: tuple[Reader, ...] = (
+    coco,
+    datumaro_json,
+    cvat_xml,
+    voc,
+    labelme,
+    yolo,
+    tfrecord,
+    mot,
+    open_images,
+    kitti,
+    segmentation_mask,
+    cvat_backup,
+)
 """Where a dump shows several formats, the first is taken: those that hold more come first."""
 TAGS = tuple(reader.TAG for reader in READERS)
 FORMER_TAGS = {"cvat_images": cvat_xml.TAG}
@@ -53,7 +79,7 @@ def check_tag(dump_format: str) -> str:
             return reader.TAG
     if wanted:
         raise StepError(
-            f"--dump-format {printable(dump_format)} is none that is read: give {', '.join(TAGS)}, or nothing"
+            f"--dump-format {printable(dump_format)} is not supported: give {', '.join(TAGS)}, or leave it empty"
         )
     return ""
 
@@ -84,7 +110,7 @@ def detect(root: Path, dump_format: str = "") -> Reader:
         there = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
         listing = f"it holds {', '.join(map(printable, there[:6]))}" if there else "it is empty"
         raise StepError(
-            f"{root} holds no dump in a format that is read ({listing}): dump the task in CVAT as 'COCO 1.0' with its "
+            f"{root} holds no dump in a supported format ({listing}): dump the task in CVAT as 'COCO 1.0' with its "
             f"images, or as one of {', '.join(reader.TITLE for reader in READERS[1:])}"
         )
     reader, files = found[0]

@@ -1,5 +1,10 @@
-"""MS COCO instances: `annotations/instances_<subset>.json`, and images."""
+"""MS COCO: `annotations/instances_<subset>.json` or `person_keypoints_<subset>.json`, and images.
 
+CVAT writes it by datumaro (plugins/coco_format/converter.py): a rotated rectangle unrotated, with its angle as an
+attribute, and a mask or an ellipse as a run-length mask with `iscrowd: 1`, though CVAT has no crowds.
+"""
+
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -15,18 +20,25 @@ from steps.common.messages import printable
 from steps.dataset.layout import MADE_BY, MOVED_ASIDE
 from steps.dataset.lookup import files_below
 from steps.dataset.model import Dataset
+from steps.formats.objects import rotated
 from steps.formats.shapes import Box, around_polygons, around_rle
 from steps.formats.text import read_document
 
+log = logging.getLogger(__name__)
+
 TAG = "cvat_coco"
 TITLE = "COCO 1.0"
+_INSTANCES, _KEYPOINTS = "instances_", "person_keypoints_"
+_INFO = {"contributor", "date_created", "description", "url", "version", "year"}
 OURS = re.compile(rb'^\s*\{"info":\{"made_by":"' + MADE_BY.encode() + b'"')
 
 
 def recognise(root: Path) -> list[Path]:
-    """Give the annotation files that are the dump's and not ours."""
-    named = files_below(root, lambda name: name.startswith("instances_") and name.endswith(".json"))
+    """Give the annotation files that are the dump's and not ours; keypoints where there are no instances."""
+    named = files_below(root, lambda name: name.startswith((_INSTANCES, _KEYPOINTS)) and name.endswith(".json"))
     found = [path for path in named if not _is_ours(path)]
+    if instances := [path for path in found if path.name.startswith(_INSTANCES)]:
+        found = instances
     # Moved aside by an earlier run, and fetched again since: the one that came last.
     stale = {root / aside for name, aside in MOVED_ASIDE.items() if root / name in found}
     return [path for path in found if path not in stale]
@@ -55,25 +67,26 @@ class _File:
         self.dataset = dataset
         self.findings = dataset.findings
         self.name = path.relative_to(dataset.root).as_posix()
-        self.subset = path.stem.removeprefix("instances_")
+        self.subset = path.stem.removeprefix(_INSTANCES).removeprefix(_KEYPOINTS)
 
     def read(self) -> None:
         document = self._document()
         categories = self._categories(document.pop("categories"))
         images = self._images(document.pop("images"))
-        self._annotations(document.pop("annotations"), images, categories)
+        annotations = document.pop("annotations")
+        self._annotations(annotations, images, categories, by_cvat=_is_by_cvat(document.get("info"), annotations))
 
     def _document(self) -> dict[str, Any]:
         document = read_document(self.path, lambda flaw: self.findings.note("repaired", flaw, self.name))
         if not isinstance(document, dict):
-            raise StepError(f"{self.path} is not a COCO file: its top level is no object")
+            raise StepError(f"{self.path} is not a COCO file: expected a JSON object at the top level")
         for name in ("images", "annotations", "categories"):
             if not isinstance(entries := document.get(name), list):
                 flaw = "no list" if name in document else "missing"
                 raise StepError(f"{self.path} is not a COCO file: '{name}' is {flaw}")
             if not set(map(type, entries)) <= {dict}:
                 index = next(index for index, entry in enumerate(entries) if not isinstance(entry, dict))
-                raise StepError(f"{self.path}: {name}[{index}] is no object: dump the task again")
+                raise StepError(f"{self.path}: {name}[{index}] is not an object: dump the task again")
         return document
 
     def _categories(self, entries: Sequence[dict[str, Any]]) -> dict[int, int]:
@@ -133,13 +146,15 @@ class _File:
             return int(value)
         return None
 
-    def _annotations(self, entries: list[dict[str, Any]], images: dict[int, int], categories: dict[int, int]) -> None:
+    def _annotations(
+        self, entries: list[dict[str, Any]], images: dict[int, int], categories: dict[int, int], *, by_cvat: bool
+    ) -> None:
         """Add the boxes: what is as it should be in columns, all at once; the rest one by one."""
         image, category = self._indices(entries, "image_id", images), self._indices(entries, "category_id", categories)
         plain = (image >= 0) & (category >= 0)
         for what, rows in (
-            ("box of an image that is not listed", image < 0),
-            ("box of a category that is not listed", (image >= 0) & (category < 0)),
+            ("box of an unlisted image", image < 0),
+            ("box of an unlisted category", (image >= 0) & (category < 0)),
         ):
             names = (f"{self.name}: annotations[{index}]" for index in np.flatnonzero(rows))
             self.findings.note_all("dropped", what, names, int(rows.sum()))
@@ -150,6 +165,10 @@ class _File:
 
         bboxes: list[Any] = [entry.get("bbox") for entry in entries]
         crowd = np.array([_is_crowd(entry.get("iscrowd")) for entry in entries], bool)
+        if by_cvat:
+            bboxes = [_drawn(entry, box) for entry, box in zip(entries, bboxes, strict=True)]
+        if crowd.any():
+            crowd = self._crowds(crowd & plain, by_cvat)
         odd = np.flatnonzero(plain & ~_are_plain(bboxes))
         plain[odd] = False
         if plain.all():
@@ -158,7 +177,7 @@ class _File:
             numbers = np.array([bboxes[index] for index in np.flatnonzero(plain)], np.float64)
         self.dataset.add_boxes(image[plain], category[plain], numbers, crowd[plain])
         for index in odd.tolist():
-            self._odd(entries[index], int(image[index]), int(category[index]), bool(crowd[index]), index)
+            self._odd(entries[index], bboxes[index], int(image[index]), int(category[index]), bool(crowd[index]), index)
 
     def _indices(self, entries: Sequence[dict[str, Any]], key: str, known: dict[int, int]) -> NDArray[np.int64]:
         """Give the index that each entry's id stands for, -1 for an id that is not known."""
@@ -171,21 +190,33 @@ class _File:
         ids = [number for entry in entries if type(number := entry.get("id")) is int]
         if (unique := len(set(ids))) < len(ids):
             repeated = (f"{self.name}: id {number}" for number, count in Counter(ids).items() if count > 1)
-            what = "annotation with the id of another: numbered anew"
+            what = "annotation id used twice, renumbered"
             self.findings.note_all("repaired", what, repeated, len(ids) - unique)
 
     def _is_excluded(self, entry: dict[str, Any], image: int) -> bool:
         attributes = entry.get("attributes")
         return isinstance(attributes, dict) and self.dataset.excludes(attributes, lambda: self.dataset.names[image])
 
-    def _odd(self, entry: dict[str, Any], image: int, category: int, crowd: bool, index: int) -> None:
-        """Add the box of an annotation whose `bbox` is no list of four numbers."""
-        box = entry.get("bbox")
+    def _crowds(self, crowd: NDArray[np.bool_], by_cvat: bool) -> NDArray[np.bool_]:
+        """Tell which annotations are crowd regions, of those that are marked so; say what was decided."""
+        meaning = self.dataset.crowds
+        regions = meaning == "regions" or (meaning == "auto" and not by_cvat)
+        why = "--crowds" if meaning != "auto" else "CVAT has no crowds" if by_cvat else "CVAT did not write the file"
+        log.info(
+            "%s: %d annotations have iscrowd 1: they are %s (%s)",
+            self.name, crowd.sum(), "crowd regions, not trained on" if regions else "objects", why,
+        )  # fmt: skip
+        if not regions:
+            self.findings.note("noted", "mask with iscrowd 1, read as an object", self.name, int(crowd.sum()))
+        return crowd if regions else np.zeros_like(crowd)
+
+    def _odd(self, entry: dict[str, Any], box: Any, image: int, category: int, crowd: bool, index: int) -> None:
+        """Add the box of an annotation whose `bbox` is not a list of four numbers."""
         where = f"{self.name}: annotations[{index}]"
         if not box:
             box = _around(entry.get("segmentation"))
             if box is not None:
-                self.findings.note("repaired", "box made around its segmentation", where)
+                self.findings.note("repaired", "box computed from its segmentation", where)
             elif entry.get("keypoints"):
                 self.findings.note("skipped", "points: they have no box", where)
                 return
@@ -193,6 +224,24 @@ class _File:
             self.findings.note("dropped", "box that is not four numbers", where)
             return
         self.dataset.box(image, category, *box, crowd=crowd)
+
+
+def _is_by_cvat(info: Any, entries: Sequence[dict[str, Any]]) -> bool:
+    """Tell CVAT's files by datumaro's empty `info` and the attribute that CVAT gives every shape."""
+    if not isinstance(info, dict) or not info.keys() >= _INFO or any(info[key] != "" for key in _INFO):
+        return False
+    return any("occluded" in attributes for entry in entries if isinstance(attributes := entry.get("attributes"), dict))
+
+
+def _drawn(entry: dict[str, Any], box: Any) -> Any:
+    """Give the box around what was drawn in CVAT, from the `bbox` that it writes."""
+    segmentation, attributes = entry.get("segmentation"), entry.get("attributes")
+    if isinstance(segmentation, dict):
+        return list(around_rle(segmentation, painted=True) or ()) or box
+    if segmentation or not isinstance(attributes, dict) or not attributes.get("rotation"):
+        return box
+    is_box = type(box) is list and len(box) == 4 and all(map(_is_number, box))
+    return list(rotated(tuple(box), attributes)) if is_box else box
 
 
 def _are_plain(bboxes: Sequence[Any]) -> NDArray[np.bool_]:

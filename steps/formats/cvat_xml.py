@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from steps.common.errors import StepError
-from steps.dataset.lookup import Stems, files_below, is_image, join
+from steps.common.messages import printable
+from steps.dataset.lookup import Stems, files_below, is_image, join, split_suffix
 from steps.dataset.model import Dataset
 from steps.formats import text, xml
+from steps.formats.frames import in_order
 from steps.formats.objects import add_object, skip
 from steps.formats.shapes import Box, around_ellipse, around_polygons, around_rle, around_rotated
 from steps.formats.xml import Node
@@ -25,6 +27,7 @@ TAG = "cvat"
 TITLE = "CVAT 1.1"
 
 _FRAME = re.compile(r"(?:^|_)frame_(\d+)$")
+_STEP = re.compile(r"step\s*=\s*(\d{1,9})")
 _NO_BOXES = {"polyline", "points", "cuboid", "tag", "skeleton"}
 
 
@@ -44,7 +47,7 @@ def read(root: Path, dataset: Dataset) -> None:
     frames where it is outside have no box.
 
     Raises:
-        StepError: a file cannot be read, a shape lacks a field, or frames cannot be told among the images.
+        StepError: a file cannot be read, a shape lacks a field, or it is unclear which image a frame is.
     """
     paths = recognise(root)
     if not paths:
@@ -53,27 +56,53 @@ def read(root: Path, dataset: Dataset) -> None:
     for path in paths:
         dataset.begin(path)
         frames: _Frames | None = None
-        count = 0
+        tasks: list[_Task] = []
         for node in xml.children(path, "annotations"):
             if node.tag == "meta":
-                count = _read_meta(node, dataset)
+                tasks = _read_meta(node, dataset)
             elif node.tag == "image":
                 # A project's dump tells subsets itself; datumaro writes a file for each.
                 _read_image(node, "" if path.stem == "annotations" else path.stem, images, dataset)
             elif node.tag == "track":
-                frames = frames or _Frames(path, count, dataset)
+                frames = frames or _Frames(path, tasks, "subset" in node.attributes, dataset)
                 _read_track(node, frames, dataset)
 
 
-def _read_meta(meta: Node, dataset: Dataset) -> int:
-    """Add the labels, and give how many frames the task has, 0 where that is not said."""
+@dataclass(frozen=True)
+class _Task:
+    """A task, or a job of one: what the file says of its frames."""
+
+    subset: str
+    size: int
+    start: int
+    step: int
+    mode: str
+    """`interpolation` for a video, `annotation` for images; empty where it is not said."""
+
+
+def _read_meta(meta: Node, dataset: Dataset) -> list[_Task]:
+    """Add the labels, and give the tasks of the dump."""
     for labels in meta.below("labels"):
         for label in labels.children:
             # A label with a parent is a point of a skeleton.
             if label.content("name").strip() and not label.content("parent").strip():
                 dataset.category(label.content("name").strip())
-    size = next(meta.below("size"), None)
-    return text.whole(size.text.strip(), size.where, "<size>") if size and size.text.strip() else 0
+    tasks = [node for tag in ("task", "job") for node in meta.below(tag) if node.child("size") is not None]
+    return [
+        _Task(
+            subset=node.content("subset").strip(),
+            size=_count(node, "size", 0),
+            start=_count(node, "start_frame", 0),
+            step=int(found[1]) if (found := _STEP.search(node.content("frame_filter"))) else 1,
+            mode=node.content("mode").strip(),
+        )
+        for node in tasks
+    ]
+
+
+def _count(node: Node, tag: str, absent: int) -> int:
+    child = node.child(tag)
+    return text.whole(child.text.strip(), child.where, f"<{tag}>") if child and child.text.strip() else absent
 
 
 def _read_image(node: Node, subset: str, images: Stems, dataset: Dataset) -> None:
@@ -159,45 +188,72 @@ def _between(seen: Sequence[_Seen], present: Sequence[int], dataset: Dataset) ->
 
 
 class _Frames:
-    """The images of a video's frames: their numbers are all that tracks give."""
+    """The images of a task's frames: their numbers are all that tracks give.
 
-    def __init__(self, path: Path, count: int, dataset: Dataset) -> None:
+    A video's frames are named by their numbers. Images keep their names, and are numbered from the task's first
+    frame in its order. A project's images lie in a folder for each subset, and its tracks say which is theirs.
+    """
+
+    def __init__(self, path: Path, tasks: Sequence[_Task], is_project: bool, dataset: Dataset) -> None:
         self._path = path
         self._dataset = dataset
+        self._is_project = is_project
         self._files: dict[tuple[str, int], str] = {}
         self._images: dict[tuple[str, int], int] = {}
-        images = files_below(path.parent, is_image)
-        numbered = {image: int(found[1]) for image in images if (found := _FRAME.search(image.stem))}
-        if images and not numbered:
-            if len(images) != count:
-                raise StepError(
-                    f"{path} names frames by number, and its {len(images)} images for {count} frames have none: "
-                    "dump the task as 'CVAT for images 1.1'"
-                )
-            dataset.findings.note(
-                "lost", "name of an image: tracks hold frame numbers, given in order", str(path), count
-            )
-            numbered = {image: frame for frame, image in enumerate(images)}
-        for image, frame in numbered.items():
-            self._add(image, frame)
+        folder = path.parent / "images"
+        folder = folder if folder.is_dir() and not folder.is_symlink() else path.parent
+        images = {file.relative_to(folder).as_posix(): file for file in files_below(folder, is_image)}
+        subsets = sorted({name.partition("/")[0] for name in images if "/" in name}) if is_project else [""]
+        for subset in subsets:
+            start = f"{subset}/" if is_project else ""
+            own = {name.removeprefix(start): file for name, file in images.items() if name.startswith(start)}
+            of_subset = [task for task in tasks if not is_project or task.subset == subset]
+            if is_project and not of_subset and len(tasks) == len(subsets) == 1:
+                of_subset = list(tasks)
+            self._add(subset, own, of_subset)
         self.present = sorted({frame for _, frame in self._files})
         # Frames without an object are part of a video all the same.
         for subset, frame in self._files:
             self.image(frame, subset)
 
-    def _add(self, image: Path, frame: int) -> None:
-        folders = image.relative_to(self._path.parent).parts[:-1]
-        subset = folders[1] if len(folders) > 1 and folders[0] == "images" else ""
-        if (subset, frame) in self._files:
+    def _add(self, subset: str, images: Mapping[str, Path], tasks: Sequence[_Task]) -> None:
+        """Number the images of a subset."""
+        if len(tasks) > 1:
             raise StepError(
-                f"{self._path}: two images are frame {frame}, {self._files[subset, frame]} and {image}: "
-                "dump each task by itself"
+                f"{self._path} holds {len(tasks)} tasks of the subset '{printable(subset)}', whose frames share "
+                "their numbers: dump each task by itself, or the project as 'CVAT for images 1.1'"
             )
-        self._files[subset, frame] = image.relative_to(self._dataset.root).as_posix()
+        named = {name: int(found[1]) for name in images if (found := _FRAME.search(split_suffix(name)[0]))}
+        task = tasks[0] if tasks else None
+        if task is None or task.mode == "interpolation" or (named and not task.mode):
+            numbers = named
+            if images and not named:
+                raise StepError(
+                    f"{self._path} names frames by number, and its images have none: dump the task as "
+                    "'CVAT for images 1.1'"
+                )
+        elif images:
+            if len(images) != task.size:
+                raise StepError(
+                    f"{self._path} numbers images by their place in the task, and its {len(images)} images for "
+                    f"{task.size} frames leave the places unknown: dump the task as 'CVAT for images 1.1'"
+                )
+            ordered = in_order(list(images), self._dataset.frame_order, self._path)
+            numbers = {name: task.start + place * task.step for place, name in enumerate(ordered)}
+        else:
+            numbers = {}
+        for name, frame in numbers.items():
+            image = images[name]
+            if (subset, frame) in self._files:
+                raise StepError(
+                    f"{self._path}: two images are frame {frame}, {self._files[subset, frame]} and {image}: "
+                    "dump each task by itself"
+                )
+            self._files[subset, frame] = image.relative_to(self._dataset.root).as_posix()
 
     def image(self, frame: int, subset: str) -> int:
         """The image of a frame, added when it is first met."""
-        key = (subset, frame) if (subset, frame) in self._files else ("", frame)
+        key = (subset if self._is_project else "", frame)
         if key not in self._images:
             name = self._files.get(key, f"images/frame_{frame:06}")
             self._images[key] = self._dataset.image(name, subset=subset)

@@ -14,7 +14,7 @@ from steps.common.errors import StepError
 from steps.dataset.lookup import files_below, join
 from steps.dataset.model import Dataset
 from steps.formats import text
-from steps.formats.objects import add_object, skip, turned
+from steps.formats.objects import add_object, rotated, skip
 from steps.formats.shapes import Box, around_ellipse, around_polygons, around_rle
 
 TAG = "datumaro_project"
@@ -42,7 +42,7 @@ def read(root: Path, dataset: Dataset) -> None:
     number that is not listed drops its box.
 
     Raises:
-        StepError: a file is no such JSON, or an entry in it has another form.
+        StepError: a file is not such JSON, or an entry in it is malformed.
     """
     paths = recognise(root)
     if not paths:
@@ -50,17 +50,17 @@ def read(root: Path, dataset: Dataset) -> None:
     for path in paths:
         dataset.begin(path)
         document = text.read_document(path)
-        _demand(isinstance(document, dict), str(path), "its top level is no object")
+        _demand(isinstance(document, dict), str(path), "expected a JSON object at the top level")
         categories = _categories(path, document, dataset)
         items = document.get("items")
-        _demand(isinstance(items, list), str(path), "'items' is no list")
+        _demand(isinstance(items, list), str(path), "'items' is not a list")
         for index, item in enumerate(items):
             _read_item(path, f"items[{index}]", item, categories, dataset)
 
 
 def _demand(right: bool, where: str, wrong: str) -> None:
     if not right:
-        raise StepError(f"{where} is not of datumaro's form, {wrong}: dump the task again")
+        raise StepError(f"{where} is not in Datumaro's format: {wrong}: dump the task again")
 
 
 def _categories(path: Path, document: Mapping[str, Any], dataset: Dataset) -> list[int]:
@@ -71,20 +71,20 @@ def _categories(path: Path, document: Mapping[str, Any], dataset: Dataset) -> li
     right = isinstance(labels, list) and all(
         isinstance(label, dict) and isinstance(label.get("name"), str) for label in labels
     )
-    _demand(right, str(path), "'categories.label.labels' is no list of names")
+    _demand(right, str(path), "'categories.label.labels' is not a list of names")
     return [dataset.category(label["name"]) for label in labels]
 
 
 def _read_item(path: Path, place: str, item: Any, categories: Sequence[int], dataset: Dataset) -> None:
     _demand(isinstance(item, dict) and isinstance(item.get("id"), str | int), f"{path}: {place}", "it has no 'id'")
     annotations = item.get("annotations", [])
-    _demand(isinstance(annotations, list), f"{path}: {place}", "'annotations' is no list")
+    _demand(isinstance(annotations, list), f"{path}: {place}", "'annotations' is not a list")
     subset = path.stem
     media = item.get("image")
     media = media if isinstance(media, dict) else {}
     # An empty path stands for an image that was not saved: its name is the item's.
     name = media.get("path") or str(item["id"])
-    _demand(isinstance(name, str), f"{path}: {place}", "'image.path' is no text")
+    _demand(isinstance(name, str), f"{path}: {place}", "'image.path' is not text")
     size = media.get("size")
     height, width = size if isinstance(size, list) and len(size) == 2 else (None, None)
     base = path.parent.parent if path.parent.name == "annotations" else path.parent
@@ -92,7 +92,7 @@ def _read_item(path: Path, place: str, item: Any, categories: Sequence[int], dat
     image = dataset.image(join(folder, name), subset=subset, width=width, height=height)
     for index, annotation in enumerate(annotations):
         where = f"{path}: {place}.annotations[{index}]"
-        _demand(isinstance(annotation, dict), where, "it is no object")
+        _demand(isinstance(annotation, dict), where, "it is not an object")
         _read_annotation(annotation, where, image, categories, dataset)
 
 
@@ -126,7 +126,7 @@ def _values(annotation: Mapping[str, Any], field: str, where: str, count: int | 
 
 def _bbox(annotation: Mapping[str, Any], attributes: Mapping[str, Any], where: str) -> Box:
     x, y, width, height = _values(annotation, "bbox", where, 4)
-    return turned((x, y, width, height), attributes)
+    return rotated((x, y, width, height), attributes)
 
 
 def _polygon(annotation: Mapping[str, Any], attributes: Mapping[str, Any], where: str) -> Box | None:
@@ -136,7 +136,7 @@ def _polygon(annotation: Mapping[str, Any], attributes: Mapping[str, Any], where
 def _mask(annotation: Mapping[str, Any], attributes: Mapping[str, Any], where: str) -> Box | None:
     rle = annotation.get("rle")
     _demand(isinstance(rle, dict), where, f"'rle' is {text.shown(rle)}")
-    return around_rle(rle)  # type: ignore[arg-type]
+    return around_rle(rle, painted=True)  # type: ignore[arg-type]
 
 
 def _ellipse(annotation: Mapping[str, Any], attributes: Mapping[str, Any], where: str) -> Box:

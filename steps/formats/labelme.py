@@ -1,22 +1,23 @@
-"""LabelMe 3.0: `Annotations/<subset>/*.xml`, an image each, `Images/<subset>/` and `Masks/<subset>/`.
+"""LabelMe 3.0: an XML file beside each image in `<subset>/<folder>/`, and `<subset>/Masks/<folder>/`.
 
-Source: labelme.csail.mit.edu (the annotation tool's XML), as datumaro writes it for CVAT.
+That is how CVAT writes it (datumaro/plugins/labelme_format.py). The tool itself, labelme.csail.mit.edu, has
+`Annotations/<folder>/`, `Images/<folder>/` and `Masks/<folder>/`.
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from steps.common.errors import StepError
+from steps.dataset.containment import path_parts
 from steps.dataset.lookup import Stems, files_below, is_image, join
 from steps.dataset.model import Dataset
 from steps.formats import text, xml
-from steps.formats.objects import add_object, skip, turned
-from steps.formats.shapes import Box, around_points
+from steps.formats.mask_image import read_mask
+from steps.formats.objects import add_object, rotated, skip
+from steps.formats.shapes import Box, around_pixels, around_points
 from steps.formats.xml import Node
 
 TAG = "cvat_label_me"
@@ -44,7 +45,9 @@ def read(root: Path, dataset: Dataset) -> None:
     Raises:
         StepError: a file cannot be read, or an object has neither polygon nor mask.
     """
-    masks = Stems(root, [path for path in files_below(root, is_image) if "Masks" in path.relative_to(root).parts])
+    mask_files = [path for path in files_below(root, is_image) if "Masks" in path.relative_to(root).parts]
+    dataset.masks.update(path.relative_to(root).as_posix() for path in mask_files)
+    masks = Stems(root, mask_files)
     for path in _annotations(root):
         dataset.begin(path)
         _read_image(path, masks, dataset)
@@ -60,14 +63,14 @@ def _read_image(path: Path, masks: Stems, dataset: Dataset) -> None:
     for node in xml.children(path, "annotation"):
         objects += [node] if node.tag == "object" else []
         parts.setdefault(node.tag, node)
-    subset, name = (parts[tag].text.strip() if tag in parts else "" for tag in ("folder", "filename"))
+    folder, name = (parts[tag].text.strip() if tag in parts else "" for tag in ("folder", "filename"))
     if not name:
         raise StepError(f"{path} has no <filename>, so its image is unknown: dump the task again")
     size = parts.get("imagesize")
-    base = _base(path, dataset.root)
+    place = _place(path, folder, dataset.root)
     image = dataset.image(
-        join(base / "Images" / subset, name) if ".." not in subset else join(subset, name),
-        subset=subset,
+        join(place.images, name) if ".." not in folder else join(folder, name),
+        subset=place.subset,
         width=size and size.content("ncols"),
         height=size and size.content("nrows"),
     )
@@ -75,16 +78,28 @@ def _read_image(path: Path, masks: Stems, dataset: Dataset) -> None:
         if node.content("deleted").strip() == "1":
             dataset.findings.note("skipped", "deleted object", dataset.names[image])
         else:
-            _read_object(node, image, base / "Masks" / subset, masks, dataset)
+            _read_object(node, image, place.masks, masks, dataset)
 
 
-def _base(path: Path, root: Path) -> Path:
-    """The folder that holds `Annotations` and `Images`, from the root."""
-    parts = path.relative_to(root).parts
-    return Path(*parts[: parts.index("Annotations")]) if "Annotations" in parts else Path(*parts[:-1])
+class _Place(NamedTuple):
+    """Where an annotation file's image and masks are, from the root."""
+
+    subset: str
+    images: PurePosixPath
+    masks: PurePosixPath
 
 
-def _read_object(node: Node, image: int, mask_folder: Path, masks: Stems, dataset: Dataset) -> None:
+def _place(path: Path, folder: str, root: Path) -> _Place:
+    parts = path.relative_to(root).parts[:-1]
+    if "Annotations" in parts:
+        base = PurePosixPath(*parts[: parts.index("Annotations")])
+        return _Place(folder, base / "Images" / folder, base / "Masks" / folder)
+    inner = path_parts(folder)
+    outer = parts[: -len(inner)] if inner and parts[-len(inner) :] == inner else parts
+    return _Place(outer[-1] if outer else "", PurePosixPath(*parts), PurePosixPath(*outer, "Masks"))
+
+
+def _read_object(node: Node, image: int, mask_folder: PurePosixPath, masks: Stems, dataset: Dataset) -> None:
     attributes = _attributes(node.content("attributes"))
     attributes["occluded"] = node.content("occluded").strip() in ("yes", "1")
     name = node.content("name").strip()
@@ -98,7 +113,7 @@ def _read_object(node: Node, image: int, mask_folder: Path, masks: Stems, datase
             skip(dataset, image, "point or line")
             return
         box = around_points(points)
-        box = turned(box, attributes) if box and is_box else box
+        box = rotated(box, attributes) if box and is_box else box
     elif mask is not None:
         box = _around_mask(mask, mask_folder, masks)
     else:
@@ -122,18 +137,13 @@ def _attributes(written: str) -> dict[str, Any]:
     return found
 
 
-def _around_mask(node: Node, folder: Path, masks: Stems) -> Box | None:
+def _around_mask(node: Node, folder: PurePosixPath, masks: Stems) -> Box | None:
     """The box around the painted pixels of a mask's file, or the one written beside it where there is no file."""
     path = masks.find(join(folder, node.content("mask").strip()))
     if path is None:
         box = node.child("box")
         if box is None:
-            raise StepError(f"{node.where}: <segm> has no <box>, and its mask is not there: dump the task again")
+            raise StepError(f"{node.where}: <segm> has no <box>, and its mask is missing: dump the task again")
         left, top, right, bottom = (box.child_number(edge) for edge in ("xmin", "ymin", "xmax", "ymax"))
         return left, top, right - left, bottom - top
-    try:
-        with Image.open(path) as mask:
-            extent = mask.convert("RGB").getbbox()
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise StepError(f"{path} is not readable as a mask ({error}): dump the task again") from None
-    return extent and (extent[0], extent[1], extent[2] - extent[0], extent[3] - extent[1])
+    return around_pixels(read_mask(path, "RGB").max(2) > 0)

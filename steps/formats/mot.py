@@ -10,15 +10,16 @@ import re
 from pathlib import Path
 
 from steps.common.errors import StepError
-from steps.dataset.lookup import files_below, is_image, join
+from steps.dataset.lookup import files_below, is_image, join, split_suffix
 from steps.dataset.model import Dataset
 from steps.formats import text
+from steps.formats.frames import has_gaps, in_order, one_sequence
 from steps.formats.objects import add_object
 
 TAG = "cvat_mot"
 TITLE = "MOT 1.1"
 
-_LAST_NUMBER = re.compile(r"(\d+)\D*$")
+_WHOLE = re.compile(r"[+-]?\d+(_\d+)*", re.ASCII)
 _SUBSETS = {"train", "val", "valid", "validation", "test"}
 
 
@@ -30,11 +31,11 @@ def recognise(root: Path) -> list[Path]:
 def read(root: Path, dataset: Dataset) -> None:
     """Read every sequence.
 
-    The images' own names are lost: they are those of `img1`, which are frame numbers. Objects that do not count
-    become crowd regions, which are neither trained on nor wrong to find. A class number without a name drops its box.
+    A rotated rectangle has lost its rotation. Objects that do not count become crowd regions, which are neither
+    trained on nor wrong to find. A class number without a name drops its box.
 
     Raises:
-        StepError: a line has fewer than six fields, or one that is no number.
+        StepError: a line has fewer than six fields, or one that is not a number; the image of a frame is unknown.
     """
     sequences = recognise(root)
     if not sequences:
@@ -48,11 +49,10 @@ def _read_sequence(path: Path, dataset: Dataset) -> None:
     dataset.begin(path)
     subset = next((part for part in sequence.relative_to(root).parts if part.lower() in _SUBSETS), "")
     categories = _labels(path.parent / "labels.txt", dataset)
+    frames, placed = _frames(sequence, dataset)
     images = {
-        frame: dataset.image(image.relative_to(root).as_posix(), subset=subset)
-        for frame, image in _frames(sequence, dataset).items()
+        frame: dataset.image(image.relative_to(root).as_posix(), subset=subset) for frame, image in frames.items()
     }
-    dataset.findings.note("lost", "name of an image: MOT holds frame numbers", count=len(images))
     first_seen: dict[int, int] = {}
     for number, line in text.lines(path):
         where = f"{path}, line {number}"
@@ -64,6 +64,11 @@ def _read_sequence(path: Path, dataset: Dataset) -> None:
         frame, track = (text.whole(field, where, name) for field, name in zip(fields, ("frame", "track"), strict=False))
         left, top, width, height = text.numbers(fields[2:6], where, "a coordinate")
         counts, label, visibility = _optional(fields[6:9], where)
+        if frame not in images and placed:
+            raise StepError(
+                f"{where} is of frame {frame}, but there are {len(frames)} images: some are missing, which leaves the "
+                "frame numbers of the others unknown: dump the task again, as 'CVAT for images 1.1'"
+            )
         if frame not in images:
             name = join(sequence.relative_to(root), f"img1/{frame:06}")
             images[frame] = dataset.image(name, subset=subset)
@@ -74,7 +79,7 @@ def _read_sequence(path: Path, dataset: Dataset) -> None:
             dataset.video |= first_seen.setdefault(track, frame) != frame
         if counts == 0:
             dataset.findings.note(
-                "repaired", "object that does not count, made a crowd region", dataset.names[images[frame]]
+                "repaired", "object marked as ignored, kept as a crowd region", dataset.names[images[frame]]
             )
         category = categories.get(label) if categories else dataset.category(str(label))
         add_object(dataset, images[frame], category, (left, top, width, height), attributes, crowd=counts == 0)
@@ -91,7 +96,7 @@ def _optional(fields: list[str], where: str) -> tuple[float, int, float]:
 def _labels(path: Path, dataset: Dataset) -> dict[int, int]:
     """Categories by their number; none where the dump has no names for them, which is then said."""
     if not path.is_file() or path.is_symlink():
-        dataset.findings.note("lost", "names of the classes, which are called by their numbers", str(path))
+        dataset.findings.note("lost", "class names: classes are called by their numbers", str(path))
         return {}
     content = text.read_text(path).rstrip()
     return {
@@ -101,17 +106,37 @@ def _labels(path: Path, dataset: Dataset) -> dict[int, int]:
     }
 
 
-def _frames(sequence: Path, dataset: Dataset) -> dict[int, Path]:
-    """Images by the number that ends their names, or by their order where these are no frame numbers."""
+def _frames(sequence: Path, dataset: Dataset) -> tuple[dict[int, Path], bool]:
+    """Images by their frame numbers, and whether those are places.
+
+    datumaro, which writes CVAT's MOT, numbers an image by its path without suffix where that is a whole number, else
+    by its place in the export, from 1 (datumaro/plugins/mot_format.py).
+    """
     folder = sequence / "img1"
-    images = files_below(folder if folder.is_dir() and not folder.is_symlink() else sequence, is_image)
+    folder = folder if folder.is_dir() and not folder.is_symlink() else sequence
+    images = {path.relative_to(folder).as_posix(): path for path in files_below(folder, is_image)}
+    numbers = {name: int(stem) for name in images if _WHOLE.fullmatch(stem := split_suffix(name)[0])}
+    placed = len(numbers) < len(images)
+    if placed:
+        source = sequence / "gt" / "gt.txt"
+        if dataset.frame_order == "auto" and not one_sequence(list(images)):
+            # Several tasks of a project follow each other in the order of the project.
+            raise StepError(
+                f"{source} numbers images by their place in the export, which their names do not tell: give "
+                "--frame-order lexicographical (CVAT's default) or natural if this is one task, or dump it as "
+                "'CVAT for images 1.1'"
+            )
+        if dataset.frame_order == "auto" and has_gaps(list(images)):
+            raise StepError(
+                f"{source} numbers images by their place in the export, and frames are missing between those in "
+                f"{folder}: dump the task as 'CVAT for images 1.1', or give --frame-order lexicographical if they were "
+                "deleted in CVAT"
+            )
+        ordered = in_order(list(images), dataset.frame_order, source)
+        numbers = {name: numbers.get(name, place) for place, name in enumerate(ordered, 1)}
+        dataset.findings.note("noted", "image numbered by its place among the names", str(sequence), len(images))
     frames: dict[int, Path] = {}
-    for path in images:
-        if found := _LAST_NUMBER.search(path.stem):
-            frames.setdefault(int(found[1]), path)
-    if len(frames) == len(images):
-        return frames
-    dataset.findings.note(
-        "repaired", "images without frame numbers in their names, numbered in their order", str(sequence), len(images)
-    )
-    return dict(enumerate(images, 1))
+    for name, number in numbers.items():
+        if (other := frames.setdefault(number, images[name])) != images[name]:
+            raise StepError(f"{sequence}: {other} and {images[name]} are both frame {number}: dump the task again")
+    return frames, placed

@@ -43,10 +43,10 @@ def read_document(path: Path, note: Callable[[str], object] = lambda flaw: None)
 
     Args:
         path: of the file.
-        note: called with each such thing that strict JSON has not.
+        note: called with each such thing that strict JSON does not allow.
 
     Raises:
-        StepError: it is no JSON.
+        StepError: it is not JSON.
     """
     content = path.read_bytes()
     try:
@@ -72,7 +72,7 @@ def read_document(path: Path, note: Callable[[str], object] = lambda flaw: None)
     except ValueError as error:  # A number of thousands of digits.
         raise StepError(f"{path} is not readable JSON ({error}): dump the task again") from None
     if constants:
-        note("annotation file with NaN or Infinity, which JSON has not")
+        note("annotation file with NaN or Infinity, which JSON does not allow")
     return document
 
 

@@ -134,7 +134,7 @@ def _read_example(record: bytes, where: str, names: Mapping[int, str], subset: s
     try:
         features = example(record)
     except (ValueError, IndexError, struct.error, UnicodeDecodeError):
-        raise StepError(f"{where} is no tf.train.Example: dump the task again as '{TITLE}'") from None
+        raise StepError(f"{where} is not a tf.train.Example: dump the task again as '{TITLE}'") from None
     image = _image(features, where, subset, dataset)
     edges = {edge: features.get(f"image/object/bbox/{edge}", []) for edge in _BOX}
     count = len(edges["xmin"])
@@ -158,7 +158,7 @@ def _class_name(number: Any, word: Any, names: Mapping[int, str], dataset: Datas
     name = names.get(number, "")
     # datumaro leaves out all but printable ASCII from the text, so that it may be shorter, or empty.
     if name and said and said not in (name, "".join(sign for sign in name if sign.isascii() and sign.isprintable())):
-        dataset.findings.note("repaired", "class whose text and number disagree, taken by text", dataset.names[image])
+        dataset.findings.note("repaired", "class whose text and number disagree, its text used", dataset.names[image])
         return said
     return name or said
 
@@ -187,7 +187,7 @@ def example(record: bytes) -> dict[str, Feature]:
     """Read the features of a `tf.train.Example`.
 
     Raises:
-        ValueError, IndexError, struct.error: the bytes are no such message.
+        ValueError, IndexError, struct.error: the bytes are not such a message.
     """
     features: dict[str, Feature] = {}
     for field, block in _fields(record):

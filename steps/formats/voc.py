@@ -16,7 +16,7 @@ from steps.dataset.lookup import Stems, files_below, is_image, join
 from steps.dataset.model import Dataset
 from steps.dataset.overlap import iou
 from steps.formats import text, voc_masks, xml
-from steps.formats.objects import add_object, skip, turned
+from steps.formats.objects import add_object, rotated, skip
 from steps.formats.shapes import Box
 from steps.formats.xml import Node
 
@@ -36,11 +36,11 @@ def recognise(root: Path) -> list[Path]:
         tag, tags = xml.glimpse(path)
         if tag == "annotation" and not tags & {"imagesize", "polygon"} and tags & {"bndbox", "size", "segmented"}:
             return [path]
-    return _lists(root)
+    return _lists(root, "Main")
 
 
-def read(root: Path, dataset: Dataset) -> None:
-    """Read every annotation file, and the images that only a list names.
+def read(root: Path, dataset: Dataset, lists: str = "Main") -> None:
+    """Read every annotation file, and the images that only a list in `ImageSets/<lists>` names.
 
     An object's parts are boxes too. Masks become the boxes around them, unless their object has a box already.
 
@@ -50,13 +50,14 @@ def read(root: Path, dataset: Dataset) -> None:
     images = files_below(root, is_image)
     jpegs = Stems(root, _in_folder(root, images, "JPEGImages"))
     masks = _Masks(root, images)
+    dataset.masks |= masks.files
     for path in files_below(root, lambda name: name == "labelmap.txt"):
         masks.label_map += _label_map(path)
     for name, _ in masks.label_map:
         # The background is what a mask has where nothing is.
         if name != "background":
             dataset.category(name)
-    subsets = _subsets(root)
+    subsets = _subsets(root, lists)
     seen = set()
     for path in _annotations(root):
         dataset.begin(path)
@@ -78,8 +79,9 @@ class _Masks:
     def __init__(self, root: Path, images: Sequence[Path]) -> None:
         self.label_map: list[tuple[str, str]] = []
         """Names and colours, in the order of `labelmap.txt`."""
-        self._objects = Stems(root, _in_folder(root, images, "SegmentationObject"))
-        self._classes = Stems(root, _in_folder(root, images, "SegmentationClass"))
+        objects, classes = (_in_folder(root, images, f"Segmentation{kind}") for kind in ("Object", "Class"))
+        self._objects, self._classes = Stems(root, objects), Stems(root, classes)
+        self.files = {path.relative_to(root).as_posix() for path in (*objects, *classes)}
 
     def add(self, base: Path, name: str, image: int, boxes: list[tuple[str, Box]], dataset: Dataset) -> None:
         """Add the boxes around the masks of an image that has these boxes already."""
@@ -91,7 +93,7 @@ class _Masks:
             return
         for label, box in voc_masks.objects(object_mask, class_mask, voc_masks.class_colours(self.label_map)):
             if any(label == written and iou(box, other).item() >= SAME_OBJECT for written, other in boxes):
-                dataset.findings.note("skipped", "mask of an object that has a box", dataset.names[image])
+                dataset.findings.note("skipped", "mask of an object that also has a box", dataset.names[image])
             else:
                 add_object(dataset, image, dataset.category(label) if label else None, box, {}, crowd=False)
 
@@ -121,15 +123,19 @@ def _label_map(path: Path) -> list[tuple[str, str]]:
     return [(row[0].strip(), row[1].strip() if len(row) > 1 else "") for row in rows if row[0].strip()]
 
 
-def _lists(root: Path) -> list[Path]:
-    texts_here = files_below(root, lambda name: name.lower().endswith(".txt"))
-    return [path for path in texts_here if path.parts[-3:-1] == ("ImageSets", "Main")]
+def is_list(path: Path, kind: str) -> bool:
+    """Tell whether a file is a list of images in `ImageSets/<kind>`."""
+    return path.parts[-3:-1] == ("ImageSets", kind)
 
 
-def _subsets(root: Path) -> dict[tuple[Path, str], str]:
-    """The subset of each image, from the lists of `ImageSets/Main`."""
+def _lists(root: Path, kind: str) -> list[Path]:
+    return [path for path in files_below(root, lambda name: name.lower().endswith(".txt")) if is_list(path, kind)]
+
+
+def _subsets(root: Path, kind: str) -> dict[tuple[Path, str], str]:
+    """The subset of each image, from the lists of `ImageSets/<kind>`."""
     found: dict[tuple[Path, str], str] = {}
-    lists = _lists(root)
+    lists = _lists(root, kind)
     for path in sorted(lists, key=lambda path: path.stem == "trainval"):
         # "<class>_<subset>.txt" tells which images show a class; what is in "trainval" is in "train" or "val" already.
         if any(path.stem.endswith(f"_{other.stem}") for other in lists):
@@ -157,7 +163,7 @@ def _read_image(
     if own is not None and (not written or jpegs.find(join(folder, written)) is None):
         # Without a usable <filename>, the image is the one that is named as the annotation file is.
         if written:
-            dataset.findings.note("repaired", "image taken by the name of its annotation file", path.name)
+            dataset.findings.note("repaired", "image found by the name of its annotation file", path.name)
         written = own.relative_to(dataset.root / folder).as_posix()
     size = parts.get("size")
     image = dataset.image(
@@ -180,7 +186,7 @@ def _read_object(node: Node, image: int, dataset: Dataset) -> Iterator[tuple[str
             skip(dataset, image, "point")
             continue
         name = element.content("name").strip()
-        box = turned(_box(element), own)
+        box = rotated(_box(element), own)
         add_object(dataset, image, dataset.category(name) if name else None, box, own, crowd=False)
         yield name, box
 

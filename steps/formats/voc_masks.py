@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from steps.common.errors import StepError
-from steps.formats.shapes import Box
+from steps.formats.mask_image import read_mask
+from steps.formats.shapes import Box, around_pixels
 
 _VOID = (224, 224, 192)
 """Colour of the rim between objects in the challenge's own masks."""
@@ -37,10 +37,10 @@ def class_colours(label_map: list[tuple[str, str]]) -> dict[int, str]:
 
 
 def objects(object_mask: Path, class_mask: Path, colours: dict[int, str]) -> list[tuple[str | None, Box]]:
-    """Give the class of each object, None where its colour is no class's, and the box around its pixels.
+    """Give the class of each object, None where its colour belongs to no class, and the box around its pixels.
 
     Raises:
-        StepError: a mask is no readable image, or the two have different sizes.
+        StepError: a mask is not a readable image, or the two have different sizes.
     """
     instances, classes = _colours(object_mask), _colours(class_mask)
     if instances.shape != classes.shape:
@@ -50,19 +50,15 @@ def objects(object_mask: Path, class_mask: Path, colours: dict[int, str]) -> lis
     for colour in np.unique(instances):
         if colour in (0, void):
             continue
-        rows, columns = np.nonzero(instances == colour)
-        values, counts = np.unique(classes[rows, columns], return_counts=True)
-        left, top = int(columns.min()), int(rows.min())
-        box = left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
-        found.append((colours.get(int(values[counts.argmax()])), box))
+        mask = instances == colour
+        values, counts = np.unique(classes[mask], return_counts=True)
+        box = around_pixels(mask)
+        if box is not None:
+            found.append((colours.get(int(values[counts.argmax()])), box))
     return found
 
 
 def _colours(path: Path) -> NDArray[np.int32]:
     """The pixels as 0xRRGGBB `[height, width]`."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"), np.int32)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise StepError(f"{path} is not readable as a mask ({error}): dump the task again") from None
+    pixels = read_mask(path, "RGB").astype(np.int32)
     return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]

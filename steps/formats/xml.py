@@ -107,7 +107,7 @@ def children(path: Path, root: str) -> Iterator[Node]:
 
 
 def glimpse(path: Path) -> tuple[str, set[str]]:
-    """The root's tag and all tags at the beginning of a file; never refuses, an empty tag means that it is no XML."""
+    """The root's tag and all tags at the beginning of a file; never refuses, an empty tag means that it is not XML."""
     seen = _Tags()
     parser = create_parser(forbid_dtd=True)
     parser.setContentHandler(seen)

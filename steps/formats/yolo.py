@@ -8,25 +8,31 @@ Sources: github.com/AlexeyAB/darknet#how-to-train-to-detect-your-custom-objects,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
+from PIL import Image
 
 from steps.common.errors import StepError
 from steps.dataset.lookup import Stems, files_below, is_image, join, normalized_parts, split_suffix
 from steps.dataset.model import Dataset
 from steps.formats import text
 from steps.formats.objects import NO_CATEGORY
-from steps.formats.shapes import around_points
+from steps.formats.shapes import LAST_PIXEL, Box, around_points
 
 TAG = "cvat_yolo"
 TITLE = "YOLO 1.1"
 
 _RESERVED = {"classes", "names", "backup"}
-_SUBSETS = ("train", "val", "valid", "test")
+_SUBSETS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _NAMES_KEY = re.compile(rb"^(?:\xef\xbb\xbf)?names\s*:", re.MULTILINE)
+_SETTINGS = {"path", "names", "nc", "kpt_shape", "flip_idx", "download", "channels"}
+"""What `data.yaml` holds beside its subsets."""
+_FOUR_CORNERS = 8
+_WRITTEN = 1e-6
+"""Of an image's side: how exactly CVAT writes a coordinate."""
 _LARGEST_CONFIG = 1 << 20
 """Bytes; a thousand classes take 20 kB."""
 
@@ -73,7 +79,7 @@ def _read_darknet(folder: Path, dataset: Dataset) -> None:
     config = dict(_settings(here["obj.data"])) if "obj.data" in here else {}
     names = here.get(_base_name(config.get("names", "")), here.get("obj.names"))
     if names is None:
-        raise StepError(f"{folder / 'obj.names'} is not there, so classes have no names: dump the task again")
+        raise StepError(f"{folder / 'obj.names'} is missing, so classes have no names: dump the task again")
     categories = _names(names, dataset)
 
     text_files = files_below(folder, lambda name: name.lower().endswith(".txt"))
@@ -84,7 +90,7 @@ def _read_darknet(folder: Path, dataset: Dataset) -> None:
     for subset, listed in _subsets(config, here):
         if listed is None:
             # The list is gone; the label files tell as much.
-            dataset.findings.note("repaired", "list of images that is not there, taken from its label files", subset)
+            dataset.findings.note("repaired", "missing list of images, taken from its label files", subset)
             images = [
                 path.relative_to(folder).with_suffix("").as_posix()
                 for path in label_files
@@ -97,14 +103,14 @@ def _read_darknet(folder: Path, dataset: Dataset) -> None:
             image = dataset.image(join(place, name), subset=subset)
             label_file = labels.find(join(place, split_suffix(name)[0]))
             if label_file is None:
-                dataset.findings.note("repaired", "image without a label file, taken as one without objects", name)
+                dataset.findings.note("repaired", "image without a label file, taken as having no objects", name)
             elif label_file in used:
-                dataset.findings.note("skipped", "image that is listed twice", name)
+                dataset.findings.note("skipped", "image listed twice", name)
             else:
                 used.add(label_file)
                 _read_labels(label_file, image, categories, dataset)
     unused = [path.relative_to(root).as_posix() for path in label_files if path not in used]
-    dataset.findings.note_all("skipped", "label file of an image that is not listed", unused, len(unused))
+    dataset.findings.note_all("skipped", "label file of an unlisted image", unused, len(unused))
 
 
 def _settings(path: Path) -> Iterator[tuple[str, str]]:
@@ -112,7 +118,7 @@ def _settings(path: Path) -> Iterator[tuple[str, str]]:
         name, equals, value = line.partition("=")
         if not equals:
             raise StepError(
-                f"{path}, line {number}: {text.shown(line)} is no 'name = value': write it so, or dump the task again"
+                f"{path}, line {number}: {text.shown(line)} is not 'name = value': correct it, or dump the task again"
             )
         yield name.strip(), value.strip()
 
@@ -145,8 +151,16 @@ def _names(path: Path, dataset: Dataset) -> dict[int, int]:
     return categories
 
 
-def _read_labels(path: Path, image: int, categories: Mapping[int, int], dataset: Dataset, keypoints: int = 0) -> None:
+def _read_labels(
+    path: Path,
+    image: int,
+    categories: Mapping[int, int],
+    dataset: Dataset,
+    keypoints: int = 0,
+    image_file: Path | None = None,
+) -> None:
     """Add the objects of a label file; `keypoints` counts the numbers that follow each box."""
+    size: tuple[int, int] | None = None
     for number, line in text.lines(path):
         fields = line.split()
         where = f"{path}, line {number}"
@@ -165,9 +179,34 @@ def _read_labels(path: Path, image: int, categories: Mapping[int, int], dataset:
             x, y, width, height = values[:4]
             dataset.box(image, category, x - width / 2, y - height / 2, width, height, relative=True)
         elif box := around_points(zip(values[::2], values[1::2], strict=True)):
+            if corners > _FOUR_CORNERS and image_file is not None:
+                size = size or _size(image_file)
+                box = _around_outline(box, values, size)
             dataset.box(image, category, *box, relative=True)
         else:
-            dataset.findings.note("dropped", "shape without an extent", dataset.names[image])
+            dataset.findings.note("dropped", "shape of zero size", dataset.names[image])
+
+
+def _around_outline(box: Box, values: Sequence[float], size: tuple[int, int]) -> Box:
+    """Give the box around a polygon, which may be a mask's outline.
+
+    CVAT turns masks into polygons through the centres of their outermost pixels (OpenCV's findContours), one pixel
+    less than a brush's mask and exact for an ellipse's, and does not say so: half a pixel is added (`around_pixels`).
+    """
+    pixels = [value * side for value, side in zip(values, size * (len(values) // 2), strict=True)]
+    if not min(size) or any(abs(pixel - round(pixel)) > _WRITTEN * max(size) for pixel in pixels):
+        return box
+    x, y, width, height = box
+    return x, y, width + LAST_PIXEL / size[0], height + LAST_PIXEL / size[1]
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height of an image in px; 0 where it cannot be read, which is found out later."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 0, 0
 
 
 def _read_ultralytics(config: Path, dataset: Dataset) -> None:
@@ -186,7 +225,7 @@ def _read_ultralytics(config: Path, dataset: Dataset) -> None:
         for path in texts_here
     }
     labels.pop((), None)
-    listing = _Listing(config, settings, texts_here, Stems(folder, images.values()))
+    listing = _Listing(config, settings, texts_here, Stems(folder, images.values()), images)
     unlisted = []
     for stem in sorted(images.keys() | labels.keys() | listing.absent.keys()):
         subset = listing.subset(stem, images.get(stem))
@@ -197,8 +236,8 @@ def _read_ultralytics(config: Path, dataset: Dataset) -> None:
         name = "/".join(stem) if path is None else path.relative_to(folder).as_posix()
         image = dataset.image(join(folder.relative_to(root), listing.absent.get(stem, name)), subset=subset)
         if stem in labels:
-            _read_labels(labels[stem], image, categories, dataset, keypoints)
-    dataset.findings.note_all("skipped", "label file of an image that is not listed", unlisted, len(unlisted))
+            _read_labels(labels[stem], image, categories, dataset, keypoints, path)
+    dataset.findings.note_all("skipped", "label file of an unlisted image", unlisted, len(unlisted))
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -208,18 +247,25 @@ def _yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "unreadable"
-        raise StepError(f"{path}{line}: not readable YAML ({problem}): mend it, or dump the task again") from None
+        raise StepError(f"{path}{line}: not readable YAML ({problem}): fix it, or dump the task again") from None
     except (RecursionError, ValueError):
-        raise StepError(f"{path}: not readable YAML: mend it, or dump the task again") from None
+        raise StepError(f"{path}: not readable YAML: fix it, or dump the task again") from None
     if not isinstance(document, dict):
-        raise StepError(f"{path} holds no settings 'name: value': dump the task again")
+        raise StepError(f"{path} expected a YAML mapping: dump the task again")
     return document
 
 
 def _yaml_names(path: Path, names: Any, dataset: Dataset) -> dict[int, int]:
     pairs = names.items() if isinstance(names, dict) else enumerate(names) if isinstance(names, list) else ()
+    if not pairs and isinstance(names, dict | list):
+        raise StepError(
+            f"{path}: 'names' is empty, so there is no class to train on: dump the task in another format (YOLO Pose "
+            "holds skeletons only)"
+        )
     if not pairs:
-        raise StepError(f"{path}: 'names' is {text.shown(names)}, expected a list of the classes: dump the task again")
+        raise StepError(
+            f"{path}: 'names' is {text.shown(names)}, expected the classes as a list or by number: dump the task again"
+        )
     categories: dict[int, int] = {}
     for number, name in pairs:
         if not isinstance(name, str | int | float):
@@ -244,23 +290,33 @@ def _swapped(parts: tuple[str, ...], old: str, new: str) -> tuple[str, ...]:
 class _Listing:
     """Which images `data.yaml` counts to which subset: by list files, by folders, or by the folders' own names."""
 
-    def __init__(self, config: Path, settings: Mapping[str, Any], lists: Sequence[Path], images: Stems) -> None:
+    def __init__(
+        self,
+        config: Path,
+        settings: Mapping[str, Any],
+        lists: Sequence[Path],
+        images: Stems,
+        stems: Collection[tuple[str, ...]],
+    ) -> None:
         self.absent: dict[tuple[str, ...], str] = {}
         """Listed images that have no file, by the path without suffix."""
         self._listed: dict[Path, str] = {}
         self._absent_subsets: dict[tuple[str, ...], str] = {}
         self._folders: list[tuple[tuple[str, ...], str]] = []
         by_name = {path.name: path for path in lists if path.parent == config.parent}
-        for subset in _SUBSETS:
-            values = settings.get(subset)
+        for subset, values in settings.items():
+            if not isinstance(subset, str) or subset.lower() in _SETTINGS:
+                continue
             for value in values if isinstance(values, list) else [values]:
                 if not isinstance(value, str):
                     continue
                 list_file = by_name.get(_base_name(value))
-                if list_file is None:
-                    self._folders.append((tuple(part for part in normalized_parts(value) if part != ".."), subset))
-                else:
+                folder = tuple(part for part in normalized_parts(value) if part != "..")
+                if list_file is not None:
                     self._add_list(list_file, subset, images)
+                # A key of another name may hold anything: it is a subset where its folder has images.
+                elif subset.lower() in _SUBSETS or any(_is_below(stem, folder) for stem in stems):
+                    self._folders.append((folder, subset))
         self._anything = bool(self._folders or self._listed or self.absent)
 
     def _add_list(self, path: Path, subset: str, images: Stems) -> None:
@@ -284,10 +340,19 @@ class _Listing:
         fitting = [
             (len(tail), subset)
             for folder, subset in self._folders
-            for tail in (folder[start:] for start in range(len(folder)))
+            for tail in _tails(folder)
             if stem[: len(tail)] == tail
         ]
         return max(fitting, default=(0, None), key=lambda fit: fit[0])[1]
+
+
+def _tails(folder: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The ends of a path, longest first: `data.yaml` may start it anywhere."""
+    return (folder[start:] for start in range(len(folder)))
+
+
+def _is_below(stem: tuple[str, ...], folder: tuple[str, ...]) -> bool:
+    return any(stem[: len(tail)] == tail for tail in _tails(folder))
 
 
 def _subset_of_folders(stem: tuple[str, ...]) -> str:

@@ -7,17 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.common.errors import StepError
-from steps.dataset.findings import Action, Findings, printable
+from steps.common.messages import printable
+from steps.dataset.findings import Action, Findings
 from steps.dataset.model import Boxes, Category, Dataset
 from steps.preparation.image_headers import MOST_PIXELS, Header, read_headers
 from steps.preparation.orientation import upright_boxes
 
 LARGE = 50_000_000
-"""Pixels from which an image is worth a word: decoding it takes a second and hundreds of megabytes."""
+"""Pixels from which an image is reported: decoding it takes a second and hundreds of megabytes."""
 DECIMALS = 3
 """Of a pixel: formats that write fractions leave noise behind these."""
 ROUNDING = 0.01
-"""Pixels that a box may stand out of its image without a word: exporters round to hundredths."""
+"""Pixels that a box may stand out of its image without being reported: exporters round to hundredths."""
 Mask = NDArray[np.bool_]
 
 
@@ -40,10 +41,10 @@ def clean(dataset: Dataset, found: Sequence[str | None]) -> Clean:
 
     Args:
         dataset: what the dump says.
-        found: the file that each of its images means, None where it is not there.
+        found: the file that each of its images means, None where it is missing.
 
     Raises:
-        StepError: a header promises more pixels than anything reads, or there is no image or box to train on.
+        StepError: an image has more pixels than Pillow reads, or there is no image or box to train on.
     """
     findings = dataset.findings
     files, headers = _usable(dataset, found)
@@ -51,14 +52,14 @@ def clean(dataset: Dataset, found: Sequence[str | None]) -> Clean:
     of_row = np.array([numbers.get(file or "", -1) for file in found], np.int64)
     sizes, xywh = upright_boxes(dataset, of_row, headers)
 
-    told = dataset.boxes()
-    image = of_row[told.image]
+    stated = dataset.boxes()
+    image = of_row[stated.image]
     absent = np.flatnonzero(image < 0)
-    names = (dataset.names[row] for row in told.image[absent])
+    names = (dataset.names[row] for row in stated.image[absent])
     findings.note_all("dropped", "box of an image that cannot be used", names, len(absent))
-    sources = np.array(dataset.sources, np.int64)[told.image]
+    sources = np.array(dataset.sources, np.int64)[stated.image]
     with np.errstate(over="ignore", invalid="ignore"):
-        boxes = replace(told, image=image, xywh=np.round(xywh, DECIMALS) + 0.0)
+        boxes = replace(stated, image=image, xywh=np.round(xywh, DECIMALS) + 0.0)
     sieve = _Sieve(boxes, sources, files, dataset.categories, findings)
     sieve.keep(image >= 0)
     _drop_without_size(sieve)
@@ -66,8 +67,10 @@ def clean(dataset: Dataset, found: Sequence[str | None]) -> Clean:
     _drop_duplicates(sieve)
     _drop_of_later_files(sieve)
     if not len(sieve.boxes):
-        raise StepError(f"{dataset} holds no box{_lost(findings)}: annotate some objects in CVAT")
-    sieve.note("noted", sieve.boxes.crowd, "region of a crowd (iscrowd): kept as such, not trained on")
+        raise StepError(
+            f"{dataset} has no boxes{_lost(findings)}: annotate some objects in CVAT, or dump them in another format"
+        )
+    sieve.note("noted", sieve.boxes.crowd, "crowd region (iscrowd): kept as one, not trained on")
     _note_unused(dataset.categories, sieve.boxes, findings)
     return Clean(files, _subsets(dataset, of_row, len(files)), sizes, sieve.by_image(), dataset.categories)
 
@@ -80,7 +83,7 @@ def _usable(dataset: Dataset, found: Sequence[str | None]) -> tuple[list[str], l
     for file, header in zip(listed, read_headers([str(dataset.root / file) for file in listed]), strict=True):
         if header.too_large:
             raise StepError(
-                f"{dataset.root / printable(file)} is no image to train on: {header.flaw}, and {MOST_PIXELS:,} are the "
+                f"{dataset.root / printable(file)} cannot be trained on: {header.flaw}, and {MOST_PIXELS:,} are the "
                 "most that are read: make it smaller or cut it into several"
             )
         if header.flaw:
@@ -92,14 +95,19 @@ def _usable(dataset: Dataset, found: Sequence[str | None]) -> tuple[list[str], l
             findings.note("noted", f"image of more than {LARGE // 1_000_000} million pixels", file)
         usable.append((file, header))
     if not usable:
-        raise StepError(f"{dataset} holds no image to train on{_lost(findings)}: dump a task with some")
+        raise StepError(f"{dataset} has no usable image{_lost(findings)}: dump a task with some")
     return [file for file, _ in usable], [header for _, header in usable]
 
 
 def _lost(findings: Findings) -> str:
     """Say where everything went, in brackets."""
-    dropped = [f"{found['count']} x {what}" for what, found in findings.report()["dropped"].items()]
-    return f" (dropped: {'; '.join(dropped)})" if dropped else ""
+    report = findings.report()
+    went = [
+        f"{action}: " + "; ".join(f"{found['count']} x {what}" for what, found in report[action].items())
+        for action in ("dropped", "skipped")
+        if report[action]
+    ]
+    return f" ({', '.join(went)})" if went else ""
 
 
 def _subsets(dataset: Dataset, of_row: NDArray[np.int64], count: int) -> list[str]:
@@ -111,7 +119,7 @@ def _subsets(dataset: Dataset, of_row: NDArray[np.int64], count: int) -> list[st
         if subsets[image] is None:
             subsets[image] = dataset.subsets[row]
         elif subsets[image] != dataset.subsets[row]:
-            dataset.findings.note("repaired", "image in two subsets: it stays in the first", dataset.names[row])
+            dataset.findings.note("repaired", "image in two subsets, kept in the first", dataset.names[row])
     return [subset or "" for subset in subsets]
 
 
@@ -156,7 +164,7 @@ def _any(values: Mask) -> Mask:
 
 
 def _drop_without_size(sieve: _Sieve) -> None:
-    sieve.drop(_any(~np.isfinite(sieve.boxes.xywh)), "box that is not finite")
+    sieve.drop(_any(~np.isfinite(sieve.boxes.xywh)), "box with NaN or infinite numbers")
     sieve.drop(_any(sieve.boxes.xywh[:, 2:] <= 0), "box without width or height")
 
 
@@ -208,7 +216,7 @@ def _drop_of_later_files(sieve: _Sieve) -> None:
     first = np.repeat(sources[order][starts], np.diff(starts, append=len(order)))
     rows = np.zeros(len(boxes), bool)
     rows[order] = sources[order] > first
-    sieve.drop(rows, "box where an earlier annotation file has others of the image and class")
+    sieve.drop(rows, "box of an image and class that an earlier annotation file also has")
 
 
 def _note_unused(categories: Sequence[Category], boxes: Boxes, findings: Findings) -> None:

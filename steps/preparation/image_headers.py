@@ -40,9 +40,9 @@ class Header(NamedTuple):
     kind: str
     """How the pixels are written where it is unusual ("CMYK"), else empty."""
     flaw: str = ""
-    """Why the file cannot be used; empty when it can."""
+    """Why the file cannot be used; empty when it can be."""
     too_large: bool = False
-    """Whether it promises more than `MOST_PIXELS`."""
+    """Whether its header says more than `MOST_PIXELS`."""
 
 
 class _OddError(Exception):
@@ -95,7 +95,7 @@ def _flawed(why: str) -> Header:
 
 
 def _too_large(width: int, height: int) -> Header:
-    return Header(width, height, UPRIGHT, "", f"it promises {width} x {height} pixels", too_large=True)
+    return Header(width, height, UPRIGHT, "", f"its header says {width} x {height} pixels", too_large=True)
 
 
 Read = Callable[[int, int], bytes]
@@ -218,7 +218,7 @@ def _ask_pillow(path: str, length: int) -> Header:
 
 
 def _is_whole(image: Image.Image, path: str, length: int) -> bool:
-    """Tell whether a file surely holds all that its header promises, without decoding it."""
+    """Tell whether a file surely holds all that its header announces, without decoding it."""
     if image.format == "WEBP":
         with open(path, "rb") as file:
             return int.from_bytes(file.read(8)[4:], "little") + 8 <= length

@@ -1,22 +1,27 @@
 """Which file of the dump an image's name means."""
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
+import numpy as np
+
 from steps.common.errors import StepError
 from steps.common.messages import printable, some
 from steps.dataset.containment import path_inside
 from steps.dataset.layout import EMBEDDED, FOREIGN_FOLDERS
-from steps.dataset.lookup import IMAGE_SUFFIXES
+from steps.dataset.lookup import IMAGE_SUFFIXES, files_below
 from steps.dataset.model import Dataset
+
+_ANNOTATIONS = {".csv", ".json", ".txt", ".xml", ".yaml", ".yml"}
 
 
 def image_files(root: Path) -> list[str]:
-    """Give the paths in `root` of its image files, sorted; hidden ones are none of the dump's."""
+    """Give the paths in `root` of its image files, sorted; hidden ones do not belong to the dump."""
     found: list[str] = []
     pending = [""]
     while pending:
@@ -35,8 +40,8 @@ def image_files(root: Path) -> list[str]:
     return sorted(found)
 
 
-def find_images(dataset: Dataset, there: Sequence[str]) -> list[str | None]:
-    """Give the file in the dataset's folder that each image means, or None where it is not there.
+def find_images(dataset: Dataset, there: Sequence[str], max_lost: int) -> list[str | None]:
+    """Give the file in the dataset's folder that each image means, or None where it is missing.
 
     The exact places come first: below `images/<subset>`, `images`, and the folder itself. Else it is the file that
     shares the longest tail of folders and name, because exporters write paths of their own machine; upper and lower
@@ -45,11 +50,13 @@ def find_images(dataset: Dataset, there: Sequence[str]) -> list[str | None]:
     Args:
         dataset: names and subsets of the images.
         there: the files that there are, as `image_files` gives them.
+        max_lost: percent of the listed images, of the files, and of the objects that may have no counterpart.
 
     Raises:
         StepError: a name leads out of the folder or can be several files, two names mean the same file, or more than
-            half of the images are not there.
+            `max_lost` are lost.
     """
+    there = [file for file in there if file not in dataset.masks]
     # Which JSON could not name.
     nameless = [file for file in there if not file.isascii() and not _is_text(file)]
     dataset.findings.note_all("skipped", "image whose name is not UTF-8", nameless, len(nameless))
@@ -69,9 +76,15 @@ def find_images(dataset: Dataset, there: Sequence[str]) -> list[str | None]:
             file = _search(dataset, index, tails)
         found.append(file)
     _refuse_names_of_one_file(dataset, found, sure)
-    _report_absent(dataset, found, len(there))
-    unlisted = exact - set(found)
-    dataset.findings.note_all("skipped", "image that no annotation file lists", sorted(unlisted), len(unlisted))
+    unlisted = sorted(exact - set(found))
+    if unlisted:
+        # Listed files may be links to these.
+        used = {os.path.realpath(dataset.root / file) for file in found if file is not None}
+        unlisted = [file for file in unlisted if os.path.realpath(dataset.root / file) not in used]
+    absent = [name for name, file in zip(dataset.names, found, strict=True) if file is None]
+    _refuse_losses(dataset, found, absent, unlisted, len(there), max_lost)
+    dataset.findings.note_all("dropped", "image listed but missing", absent, len(absent))
+    dataset.findings.note_all("skipped", "image that no annotation file lists", unlisted, len(unlisted))
     return found
 
 
@@ -107,16 +120,16 @@ def _differences(name: str, parts: Sequence[str], file: str) -> list[str]:
     """Say in which ways a name differs from the file that it means."""
     base, tail = file.rpartition("/")[2], file.split("/")[-len(parts) :]
     foreign = name.startswith(("/", "\\")) or name[1:2] == ":"
-    told = ["name that is a path of another machine"] if foreign else []
+    differences = ["name that is a path on another machine"] if foreign else []
     if "\\" in name and not foreign:
-        told.append("name with backslashes")
+        differences.append("name with backslashes")
     if list(parts)[-len(tail) :] == tail or parts[-1] == base:
-        return told
+        return differences
     if _form(parts[-1]) == _form(base):
-        told.append("name in another Unicode form than the file's")
+        differences.append("name whose Unicode form differs from the file's")
     elif _folded(parts[-1]) == _folded(base):
-        told.append("name in other upper and lower case than the file's")
-    return told
+        differences.append("name whose case differs from the file's")
+    return differences
 
 
 class _Tails:
@@ -197,14 +210,49 @@ def _stem(part: str) -> str:
     return stem if suffix in IMAGE_SUFFIXES else part
 
 
-def _report_absent(dataset: Dataset, found: Sequence[str | None], there: int) -> None:
-    absent = [name for name, file in zip(dataset.names, found, strict=True) if file is None]
-    if 2 * len(absent) > len(found):
-        remedy = "dump the task again with its images" if there else "tick 'Save images' when dumping"
+def _refuse_losses(
+    dataset: Dataset,
+    found: Sequence[str | None],
+    absent: Sequence[str],
+    unlisted: Sequence[str],
+    there: int,
+    max_lost: int,
+) -> None:
+    """Refuse a dump of which too much has no counterpart: what is left may well be paired wrongly."""
+    remedy = f"or give --max-lost 100 to go on without (now {max_lost} percent)"
+    if 100 * len(absent) > max_lost * len(found):
         raise StepError(
-            f"{len(absent)} of the {len(found)} images of {dataset} are not there ({some(absent)}): {remedy}"
+            f"{len(absent)} of the {len(found)} images of {dataset} are missing ({some(absent)}): "
+            f"{_how_to_bring(dataset.root, absent, there)}, {remedy}"
         )
-    dataset.findings.note_all("dropped", "image that is listed but not there", absent, len(absent))
+    if 100 * len(unlisted) > max_lost * there:
+        raise StepError(
+            f"{len(unlisted)} of the {there} images in {dataset.root} are in no annotation file ({some(unlisted)}): "
+            f"dump the task again with all its annotations, {remedy}"
+        )
+    image = dataset.boxes().image
+    without = int((~np.array([file is not None for file in found])[image]).sum())
+    if 100 * without > max_lost * len(image):
+        raise StepError(
+            f"{without} of the {len(image)} boxes of {dataset} are on images that are missing ({some(absent)}): "
+            f"{_how_to_bring(dataset.root, absent, there)}, {remedy}"
+        )
+    if 100 * dataset.lost_objects > max_lost * (len(image) + dataset.lost_objects):
+        raise StepError(
+            f"{dataset} has {len(image)} boxes, and shows {dataset.lost_objects} groups of objects without what their "
+            f"boxes need: dump the task as 'COCO 1.0' or 'CVAT for images 1.1', {remedy}"
+        )
+
+
+def _how_to_bring(root: Path, absent: Sequence[str], there: int) -> str:
+    """Say why images are missing, and what helps."""
+    stem = os.path.splitext(re.split(r"[\\/]", absent[0])[-1])[0]
+    others = files_below(root, lambda name: os.path.splitext(name)[0] == stem)
+    unread = [path for path in others if path.suffix.lower() not in IMAGE_SUFFIXES | _ANNOTATIONS]
+    if unread:
+        name, suffix = printable(unread[0].relative_to(root).as_posix()), printable(unread[0].suffix)
+        return f"{name} is there, but {suffix} files are not read: convert the images to JPEG or PNG"
+    return "dump the task again with its images" if there else "tick 'Save images' when dumping"
 
 
 def _source(dataset: Dataset, index: int) -> str:

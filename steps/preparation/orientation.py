@@ -37,24 +37,24 @@ def upright_boxes(
     sideways = files[:, 2] >= SIDEWAYS
     sizes = np.where(sideways[:, None], files[:, 1::-1], files[:, :2])
     upright, raw, orientation = sizes[of_row], files[of_row, :2], files[of_row, 2]
-    told = np.array([size or (0, 0) for size in dataset.sizes], np.int64).reshape(-1, 2)
+    stated = np.array([size or (0, 0) for size in dataset.sizes], np.int64).reshape(-1, 2)
 
-    used, given = of_row >= 0, told.all(1)
+    used, given = of_row >= 0, stated.all(1)
     turned = used & (orientation != UPRIGHT)
-    as_upright, as_raw = given & _proportional(told, upright), given & _proportional(told, raw)
+    as_upright, as_raw = given & _proportional(stated, upright), given & _proportional(stated, raw)
     # A rotation by half, or of a square, does not show in the size: the dump's other photographs tell.
     surely_raw, surely_upright = turned & as_raw & ~as_upright, turned & as_upright & ~as_raw
     is_raw = surely_raw | (turned & ~surely_upright & bool(surely_raw.sum() > surely_upright.sum()))
     frame = np.where(is_raw[:, None], raw, upright)
-    resized = used & np.where(is_raw, as_raw, as_upright) & (told != frame).any(1)
-    scale = np.where(resized[:, None], frame / np.maximum(told, 1), 1.0)
+    resized = used & np.where(is_raw, as_raw, as_upright) & (stated != frame).any(1)
+    scale = np.where(resized[:, None], frame / np.maximum(stated, 1), 1.0)
 
-    other = used & given & ~resized & (told != frame).any(1)
+    other = used & given & ~resized & (stated != frame).any(1)
     rules: tuple[tuple[Action, str, NDArray[np.bool_]], ...] = (
         ("repaired", "image size other than the file's", other),
-        ("repaired", "image resized since the dump: its boxes are scaled", resized),
+        ("repaired", "image resized since the dump, boxes scaled with it", resized),
         ("repaired", "boxes of a photograph's raw frame turned upright (EXIF)", is_raw),
-        ("noted", "photograph with an EXIF rotation: read upright", turned & ~is_raw),
+        ("noted", "photograph with an EXIF rotation, read upright", turned & ~is_raw),
     )
     for action, what, rows in rules:
         names = (dataset.names[row] for row in np.flatnonzero(rows))
@@ -88,7 +88,7 @@ def turn_upright(xywh: NDArray[np.float64], size: NDArray[np.int64], orientation
     return np.stack([*left_top, *sides], axis=1)
 
 
-def _proportional(told: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _proportional(stated: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Tell which sizes `[n, 2]` are the same but for one scale, give or take the rounding to whole pixels."""
-    difference = np.abs(told[:, 0] * size[:, 1] - told[:, 1] * size[:, 0])
-    return difference <= np.maximum(told.max(1), 1)
+    difference = np.abs(stated[:, 0] * size[:, 1] - stated[:, 1] * size[:, 0])
+    return difference <= np.maximum(stated.max(1), 1)

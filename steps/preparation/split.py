@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from typing import Literal, get_args
 
 from steps.common.errors import StepError
+from steps.common.messages import printable
 from steps.dataset.findings import Findings
 from steps.preparation.clean import Clean
 from steps.preparation.video import frame_blocks
@@ -18,6 +19,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 TRAIN_SUBSETS = {"train", "training"}
 VAL_SUBSETS = {"val", "valid", "validation"}
 TEST_SUBSETS = {"test", "testing"}
+_KNOWN = TRAIN_SUBSETS | VAL_SUBSETS | TEST_SUBSETS
 Sets = tuple[list[int], list[int]]
 """Images that train and images that validate, as numbers of `Clean.files`, ascending."""
 
@@ -25,7 +27,7 @@ Sets = tuple[list[int], list[int]]
 def split_images(data: Clean, method: Split, val_split: int, seed: int, findings: Findings) -> Sets:
     """Divide the images by one of `SPLITS`.
 
-    Where an image goes hangs on its own name more than on the others: adding an image moves few.
+    An image's side depends on its own name more than on the others', so that adding an image moves few.
 
     Args:
         data: the images and their boxes.
@@ -78,6 +80,11 @@ def _own_subsets(data: Clean, findings: Findings) -> Sets | None:
     unused = [file for file, name in zip(data.files, names, strict=True) if name in left_out]
     what = "image of the dump's test subset: neither trained nor validated on"
     findings.note_all("skipped", what, unused, len(unused))
+    for other in sorted({subset for subset in data.subsets if subset.lower() not in _KNOWN}):
+        files = [file for file, subset in zip(data.files, data.subsets, strict=True) if subset == other]
+        named = f"the subset '{printable(other)}'" if other else "no subset"
+        log.warning("WARNING: %d images are in %s, beside train and validation: they are trained on", len(files), named)
+        findings.note_all("noted", f"image in {named}, beside train and validation: trained on", files, len(files))
     val = [image for image, name in enumerate(names) if name in held_out]
     return [image for image, name in enumerate(names) if name not in held_out | left_out], val
 
@@ -97,7 +104,7 @@ def _count(total: int, share: float) -> int:
 
 
 def _labels(data: Clean) -> list[set[int]]:
-    """The classes of each image; crowds are none that is validated on."""
+    """The classes of each image; crowds are not validated on."""
     labels: list[set[int]] = [set() for _ in data.files]
     single = ~data.boxes.crowd
     for image, category in zip(data.boxes.image[single].tolist(), data.boxes.category[single].tolist(), strict=True):

@@ -7,6 +7,7 @@ thumbnails with the boxes drawn over them as SVG; nothing is loaded from anywher
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,38 @@ from steps.report import charts, counting, tables, words
 from steps.report.formats import percent
 from steps.report.matching import collect, match
 from steps.report.pictures import choose, picture
-from steps.report.reading import figures_of, read_list, read_log, read_object, read_optional
+from steps.report.reading import (
+    figures_of,
+    number,
+    read_list,
+    read_log,
+    read_object,
+    read_optional,
+    thresholds_of,
+    within,
+)
 
 # jinja2 is imported where it is used: a pod that only moves files has none.
 
 _MOST_CLASSES, _BEST_AND_WEAKEST = 40, 15
 
 
-def write_report(dataset_dir: Path, output_dir: Path, *, max_images: int = 24, score_threshold: float = 0.5) -> Path:
-    """Write `output_dir/report.html` and return its path.
+@dataclass(frozen=True)
+class Report:
+    """The page, and what of it is worth a line in the log."""
+
+    path: Path
+    headline: str
+    found: str
+    """Precision and recall in a sentence."""
+    annotate_next: list[str]
+    """Classes and sizes that were missed most."""
+
+
+def write_report(
+    dataset_dir: Path, output_dir: Path, *, max_images: int = 24, score_threshold: float | None = None
+) -> Report:
+    """Write `output_dir/report.html`.
 
     Reads `dataset_dir/annotations/instances_val.json` and the images that it names,
     `output_dir/metrics.json` and `output_dir/predictions.json`; and, where they exist,
@@ -34,7 +58,8 @@ def write_report(dataset_dir: Path, output_dir: Path, *, max_images: int = 24, s
         dataset_dir: what the prepare step wrote.
         output_dir: what the train and evaluate steps wrote; the page goes there.
         max_images: how many validation images to show at most.
-        score_threshold: score from which a prediction counts.
+        score_threshold: score from which a prediction counts. None for the operating points in `metrics.json`,
+            or 0.5 where it has none.
 
     Raises:
         StepError: a file that the page cannot do without is missing or is not JSON of the expected kind.
@@ -47,9 +72,11 @@ def write_report(dataset_dir: Path, output_dir: Path, *, max_images: int = 24, s
     log = read_log(output_dir / "log.jsonl")
 
     names, images = collect(annotations, predictions)
+    thresholds = thresholds_of(metrics, names, score_threshold)
     for image in images:
-        match(image, score_threshold)
-    classes = counting.class_rows(names, images, metrics, prepared)
+        match(image, thresholds)
+    classes = counting.class_rows(names, images, metrics, prepared, thresholds)
+    sums = counting.totals(images)
     sizes = counting.size_rows(images)
     balance = counting.balance(images)
     loose, strict = (counting.precision_by_class(images, strict=strict) for strict in (False, True))
@@ -57,24 +84,26 @@ def write_report(dataset_dir: Path, output_dir: Path, *, max_images: int = 24, s
     short = classes
     if len(classes) > _MOST_CLASSES:
         short = classes[:_BEST_AND_WEAKEST] + classes[-_BEST_AND_WEAKEST:]
+    verdict = words.verdict(metrics, sums, bool(predictions), facts.held_out)
+    gaps = words.annotate_next(sums, counting.gaps(names, images), classes)
     page = _render(
         facts=facts,
-        verdict=words.verdict(metrics, bool(predictions), facts.held_out),
-        advice=words.advice(facts, metrics, trained, log, images, classes, balance, score_threshold),
+        verdict=verdict,
+        advice=words.advice(facts, metrics, trained, log, images, classes, sums),
+        gaps=gaps,
         warnings=tables.warning_list(trained),
-        tiles=words.tiles(metrics, images, facts, score_threshold),
-        threshold=f"{score_threshold:.2f}",
+        tiles=words.tiles(metrics, sums, facts, thresholds, names),
+        which=words.which_predictions(thresholds, names),
         classes=tables.class_table(classes),
         short_classes=tables.class_table(short),
         sizes=tables.size_table(sizes, metrics),
         confusion=tables.confusion_table(counting.confusion(images), classes, names),
-        balance=balance and _balance(balance),
+        balance=balance and charts.balance_chart(balance, thresholds.others),
+        overall=_overall(metrics),
         curves=charts.precision_recall_charts(loose, strict, classes, metrics),
         charts=charts.training_charts(log, figures_of(trained, log), facts.best_epoch, facts.measured_on),
         numbers=tables.number_table(metrics),
-        pictures=[
-            picture(image, group, dataset_dir, names, score_threshold) for image, group in choose(images, max_images)
-        ],
+        pictures=[picture(image, group, dataset_dir, names) for image, group in choose(images, max_images)],
         image_total=len(images),
         prepared=tables.prepared_tables(prepared),
         recipe=tables.recipe_table(trained),
@@ -84,17 +113,17 @@ def write_report(dataset_dir: Path, output_dir: Path, *, max_images: int = 24, s
     with replacing(target) as temporary:
         # A file name may hold bytes that are not text: they must not cost the page.
         temporary.write_text(page, encoding="utf-8", errors="replace")
-    return target
+    return Report(target, verdict["head"], verdict["body"], gaps)
 
 
-def _balance(found: counting.Balance) -> dict[str, str]:
-    return {
-        "svg": charts.balance_chart(found),
-        "score": f"{found.score:.2f}",
-        "f1": f"{found.f1:.2f}",
-        "precision": percent(found.precision[found.best]),
-        "recall": percent(found.best_recall),
-    }
+def _overall(metrics: dict[str, Any]) -> dict[str, str] | None:
+    """The best threshold for all classes together, where the evaluation found one."""
+    score, precision, recall, f1 = (
+        number(within(metrics, "operating_points", "overall", key)) for key in ("score", "precision", "recall", "f1")
+    )
+    if score is None or f1 is None:
+        return None
+    return {"score": f"{score:.2f}", "f1": f"{f1:.2f}", "precision": percent(precision), "recall": percent(recall)}
 
 
 def _render(**values: Any) -> str:

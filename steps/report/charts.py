@@ -84,10 +84,10 @@ def training_charts(
     return charts
 
 
-def balance_chart(found: Balance) -> str:
-    """Precision and recall over the score."""
+def balance_chart(found: Balance, threshold: float) -> str:
+    """Precision and recall over the score, with a mark at the threshold."""
     lines = [(found.scores, found.precision, _FIRST), (found.scores, found.recall, _SECOND)]
-    return _chart("balance", lines, bounds=(0.0, 1.02), mark=found.score, x_label="score")
+    return _chart("balance", lines, bounds=(0.0, 1.02), mark=threshold, x_label="score")
 
 
 def precision_recall_charts(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.report.matching import FALSE_POSITIVE, IGNORED, Box, ValImage
-from steps.report.reading import measure, number, within
+from steps.report.reading import Thresholds, measure, number, within
 
 RECALLS = tuple(step * 0.01 for step in range(101))
 """Where COCO reads precision off; to the last bit, as a recall of 7 in 20 lies below its 0.35."""
@@ -25,16 +25,32 @@ class ClassRow:
     name: str
     ap: float | None
     numbers: dict[str, Any]
-    """AP, AP50, AP75 and AR100 as the evaluation gave them."""
+    """AP, AP50 and AP75 as the evaluation gave them."""
     boxes: int
     train_boxes: int | None
     hits: int
     missed: int
     false_positives: int
+    threshold: float
+    """Score from which its predictions count."""
+
+    @property
+    def precision(self) -> float | None:
+        made = self.hits + self.false_positives
+        return self.hits / made if made else None
+
+    @property
+    def recall(self) -> float | None:
+        truth = self.hits + self.missed
+        return self.hits / truth if truth else None
 
 
 def class_rows(
-    names: dict[int, str], images: Sequence[ValImage], metrics: dict[str, Any], prepared: dict[str, Any]
+    names: dict[int, str],
+    images: Sequence[ValImage],
+    metrics: dict[str, Any],
+    prepared: dict[str, Any],
+    thresholds: Thresholds,
 ) -> list[ClassRow]:
     """A row a class, best AP first, classes without a measurement last."""
     hits: Counter[int] = Counter()
@@ -60,12 +76,13 @@ def class_rows(
                 id=key,
                 name=name,
                 ap=measure(numbers.get("AP")),
-                numbers={key: numbers.get(key, None if truth else -1) for key in ("AP", "AP50", "AP75", "AR100")},
+                numbers={key: numbers.get(key, None if truth else -1) for key in ("AP", "AP50", "AP75")},
                 boxes=int(boxes) if boxes is not None else truth,
                 train_boxes=None if train is None else int(train),
                 hits=hits[key],
                 missed=missed[key],
                 false_positives=false_positives[key],
+                threshold=thresholds.of(key),
             )
         )
     return sorted(rows, key=lambda row: (row.ap is None, -(row.ap or 0.0), row.name))
@@ -96,6 +113,69 @@ def size_rows(images: Sequence[ValImage]) -> list[SizeRow]:
 
 def _size(box: Box) -> str:
     return next(name for name, _, most in SIZES if box.area < most)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Right and wrong over all images, with each class at its threshold."""
+
+    hits: int
+    missed: int
+    overlooked: int
+    """The missed objects that a prediction with too low a score lies on."""
+    false_positives: int
+    confused: int
+    """The false positives that lie on a missed object of another class."""
+    repeated: int
+    """The false positives that lie on an object of their class that another prediction has found."""
+
+    @property
+    def boxes(self) -> int:
+        return self.hits + self.missed
+
+    @property
+    def made(self) -> int:
+        return self.hits + self.false_positives
+
+    @property
+    def precision(self) -> float | None:
+        return self.hits / self.made if self.made else None
+
+    @property
+    def recall(self) -> float | None:
+        return self.hits / self.boxes if self.boxes else None
+
+
+def totals(images: Sequence[ValImage]) -> Totals:
+    """Sum up matched images."""
+    return Totals(
+        hits=sum(image.hits for image in images),
+        missed=sum(image.missed for image in images),
+        overlooked=sum(found >= 0 for image in images for found in image.found[image.made :]),
+        false_positives=sum(image.false_positives for image in images),
+        confused=sum(len(image.mistaken) for image in images),
+        repeated=sum(image.repeated for image in images),
+    )
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What was missed of the objects of a class and a size."""
+
+    name: str
+    size: str
+    boxes: int
+    missed: int
+
+
+def gaps(names: dict[int, str], images: Sequence[ValImage]) -> list[Gap]:
+    """Classes and sizes of which something was missed, the most missed first."""
+    boxes = Counter((box.category, _size(box)) for image in images for box in image.truth if not box.crowd)
+    missed = Counter(
+        (image.truth[index].category, _size(image.truth[index])) for image in images for index in image.missed_boxes
+    )
+    found = [Gap(names.get(key, f"class {key}"), size, boxes[key, size], n) for (key, size), n in missed.items()]
+    return sorted(found, key=lambda gap: (-gap.missed, gap.boxes, gap.name, gap.size))
 
 
 Cell = tuple[int | None, int | None]
@@ -156,22 +236,11 @@ def _precision(hits: Iterable[bool], total: int) -> list[float]:
 
 @dataclass(frozen=True)
 class Balance:
-    """Precision and recall over the scores, and where they balance best (F1)."""
+    """Precision and recall of all classes under one threshold, at many of them."""
 
     scores: list[float]
-    precision: list[float | None]
-    recall: list[float | None]
-    best: int
-    """Place in the lists above."""
-    f1: float
-
-    @property
-    def score(self) -> float:
-        return self.scores[self.best]
-
-    @property
-    def best_recall(self) -> float:
-        return self.recall[self.best] or 0.0
+    precision: Sequence[float | None]
+    recall: Sequence[float | None]
 
 
 def balance(images: Sequence[ValImage]) -> Balance | None:
@@ -190,13 +259,9 @@ def balance(images: Sequence[ValImage]) -> Balance | None:
     for index in range(len(scored) - 1, -1, -1):
         hits_from[index] = hits_from[index + 1] + scored[index][1]
     steps = [step / 100 for step in range(1, 100)]
-    precision: list[float | None] = []
-    recall: list[float | None] = []
-    best = (0.0, 0)
-    for index, step in enumerate(steps):
-        first = bisect_left(keys, step)
-        made, hits = len(keys) - first, hits_from[first]
-        precision.append(hits / made if made else None)
-        recall.append(hits / total)
-        best = max(best, (2 * hits / (made + total), index))
-    return Balance(steps, precision, recall, best[1], best[0])
+    places = [bisect_left(keys, step) for step in steps]
+    return Balance(
+        steps,
+        [hits_from[place] / (len(keys) - place) if place < len(keys) else None for place in places],
+        [hits_from[place] / total for place in places],
+    )

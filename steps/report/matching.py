@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from steps.report.reading import number, rows
+from steps.report.reading import Thresholds, number, rows
 
 FALSE_POSITIVE = -1
 IGNORED = -2
@@ -39,13 +39,13 @@ class ValImage:
     height: float
     truth: list[Box] = field(default_factory=list)
     predictions: list[Box] = field(default_factory=list)
-    """Best score first."""
+    """Those that count as made first, and of either kind the best score first."""
     found: list[int] = field(default_factory=list)
     """For each prediction the index of the true box that it found, or `FALSE_POSITIVE` or `IGNORED`."""
     found_strictly: list[int] = field(default_factory=list)
     """The same with boxes that must overlap by three quarters."""
     made: int = 0
-    """How many predictions, counted from the best, score enough to count as made."""
+    """How many predictions, counted from the first, score enough to count as made."""
     missed_boxes: list[int] = field(default_factory=list)
     """Indices of the true boxes that no prediction made found."""
     mistaken: dict[int, int] = field(default_factory=dict)
@@ -62,6 +62,16 @@ class ValImage:
     @property
     def false_positives(self) -> int:
         return self.found[: self.made].count(FALSE_POSITIVE)
+
+    @property
+    def repeated(self) -> int:
+        """False positives on an object of their class that another prediction has found."""
+        found = [self.truth[index] for index in self.found[: self.made] if index >= 0]
+        return sum(
+            any(box.category == true.category and _iou(box, true) >= IOU for true in found)
+            for box, index in zip(self.predictions[: self.made], self.found, strict=False)
+            if index == FALSE_POSITIVE
+        )
 
     @property
     def errors(self) -> int:
@@ -113,16 +123,18 @@ def _box(row: dict[str, Any], score: float) -> Box | None:
     return Box(int(category), x, y, w, h, number(row.get("area")) or w * h, score, row.get("iscrowd") == 1)
 
 
-def match(image: ValImage, threshold: float) -> None:
+def match(image: ValImage, thresholds: Thresholds) -> None:
     """Fill in everything about an image that depends on what belongs together.
 
     Args:
         image: as `collect` gives it.
-        threshold: the score from which on a prediction counts as made.
+        thresholds: the scores from which on predictions count as made.
     """
+    # Boxes are paired class by class, and within a class this order is that of the scores.
+    image.predictions.sort(key=lambda box: (box.score < thresholds.of(box.category), -box.score))
     image.found = _pair(image, IOU)
     image.found_strictly = _pair(image, STRICT_IOU)
-    image.made = sum(box.score >= threshold for box in image.predictions)
+    image.made = sum(box.score >= thresholds.of(box.category) for box in image.predictions)
     found = set(image.found[: image.made])
     image.missed_boxes = [i for i, box in enumerate(image.truth) if not box.crowd and i not in found]
     free = list(image.missed_boxes)

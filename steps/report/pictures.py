@@ -52,7 +52,7 @@ def choose(images: Sequence[ValImage], most: int) -> list[tuple[ValImage, str]]:
     ]
 
 
-def picture(image: ValImage, group: str, dataset_dir: Path, names: dict[int, str], threshold: float) -> dict[str, Any]:
+def picture(image: ValImage, group: str, dataset_dir: Path, names: dict[int, str]) -> dict[str, Any]:
     """An image as the page draws it: a thumbnail and its boxes in the thumbnail's coordinates."""
     path = Path(image.file_name)
     uri, width, height = _thumbnail(dataset_dir / path, image.width, image.height)
@@ -66,7 +66,7 @@ def picture(image: ValImage, group: str, dataset_dir: Path, names: dict[int, str
         shown = list(range(min(_TOP_FEW, len(image.predictions))))
         scores = f"{image.predictions[shown[-1]].score:.2f} to {image.predictions[0].score:.2f}"
         few = "the best one is" if len(shown) == 1 else f"the best {len(shown)} are"
-        note = f"No prediction scores {threshold:.2f}; {few} drawn ({scores})."
+        note = f"No prediction reaches the threshold; {few} drawn ({scores})."
     elif not image.predictions:
         note = "No predictions."
     if len(shown) > _MAX_DRAWN or len(image.truth) > _MAX_DRAWN:

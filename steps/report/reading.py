@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from steps.common.errors import StepError
 from steps.common.files import parse_json, read_json
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The score from which a prediction counts as made."""
+
+    others: float
+    """For classes that are not in `by_class`."""
+    by_class: Mapping[int, float] = field(default_factory=dict)
+    """By category id."""
+
+    def of(self, category: int) -> float:
+        return self.by_class.get(category, self.others)
 
 
 def read_object(path: Path, step: str) -> dict[str, Any]:
@@ -77,6 +91,25 @@ def within(record: dict[str, Any], *keys: str) -> Any:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def thresholds_of(metrics: dict[str, Any], names: dict[int, str], override: float | None = None) -> Thresholds:
+    """The operating points that the evaluation gave; where there are none, 0.5, or whatever the caller wants instead.
+
+    Args:
+        metrics: the evaluation's.
+        names: classes by category id.
+        override: one score for all classes.
+    """
+    if override is not None:
+        return Thresholds(override)
+    points = within(metrics, "operating_points")
+    points = points if isinstance(points, dict) else {}
+    scores = {key: number(within(points, "per_class", name, "score")) for key, name in names.items()}
+    return Thresholds(
+        first_number(within(points, "overall", "score"), 0.5) or 0.0,
+        {key: score for key, score in scores.items() if score is not None},
+    )
 
 
 def rows(value: object) -> Iterable[dict[str, Any]]:

@@ -46,6 +46,9 @@ def class_table(classes: Iterable[ClassRow]) -> list[dict[str, Any]]:
             "hits": f"{row.hits:,}",
             "missed": f"{row.missed:,}",
             "false_positives": f"{row.false_positives:,}",
+            "threshold": f"{row.threshold:.2f}",
+            "precision": percent(row.precision),
+            "recall": percent(row.recall),
         }
         for row in classes
     ]

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.report.counting import Balance, ClassRow
-from steps.report.formats import count, duration, percent, shortened, shown
+from steps.report.counting import ClassRow, Gap, Totals
+from steps.report.formats import count, duration, listed, percent, shortened, shown
 from steps.report.matching import ValImage
-from steps.report.reading import first_number, measure, number, series, within
+from steps.report.reading import Thresholds, first_number, measure, number, series, within
 
 _NOTHING = 0.01
 """AP50 below which a model found nothing."""
 _TINY_SIDE = 16
 """Half the stride of the backbone's last layer: of an object with a shorter side little is left there."""
+
+_LEARNT = 0.3
+"""Precision and recall below which a model has only begun to learn."""
+_RELIABLE, _MANY = 0.9, 3
+"""Precision or recall below which errors are worth advice, if there are at least so many of them."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Facts:
 
     model: str
     checkpoint: str
+    origin: list[tuple[str, str, str]]
+    """Where the numbers come from: name, text, and the text in full where it is shortened."""
     device: str
     parameters: float | None
     train_images: int | None
@@ -66,6 +73,7 @@ def facts_of(
     return Facts(
         model=str(metrics.get("model") or trained.get("model") or "A detector"),
         checkpoint=Path(str(checkpoint)).name if checkpoint else "",
+        origin=_origin(metrics, prepared),
         device=str(trained.get("device") or ""),
         parameters=first_number(trained.get("parameters")),
         train_images=None if train_images is None else int(train_images),
@@ -86,6 +94,19 @@ def facts_of(
     )
 
 
+def _origin(metrics: dict[str, Any], prepared: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Run, date, dump, digest and commit, as far as they are known."""
+    digest = str(prepared.get("digest") or "")
+    rows = [
+        ("Run", str(metrics.get("run") or ""), ""),
+        ("Evaluated", str(metrics.get("evaluated") or "").replace("T", " ").replace("+00:00", " UTC"), ""),
+        ("Dump", str(prepared.get("dump") or ""), ""),
+        ("Digest", digest[:12], f"SHA-256 of the prepared dataset: {digest}"),
+        ("Version", str(metrics.get("commit") or ""), ""),
+    ]
+    return [row for row in rows if row[1]]
+
+
 def _best_epoch(metrics: dict[str, Any], trained: dict[str, Any], log: Sequence[dict[str, Any]]) -> int | None:
     if (measure(metrics.get("AP50")) or 0.0) < _NOTHING:
         return None  # the best of epochs that all found nothing says nothing
@@ -98,16 +119,17 @@ def _best_epoch(metrics: dict[str, Any], trained: dict[str, Any], log: Sequence[
     return None if best is None else int(best)
 
 
-def verdict(metrics: dict[str, Any], any_predictions: bool, held_out: bool) -> dict[str, str]:
+def verdict(metrics: dict[str, Any], sums: Totals, any_predictions: bool, held_out: bool) -> dict[str, str]:
     """Whether the model is any good, in a headline, a sentence and a tone (good, fair or bad).
 
     Args:
         metrics: the evaluation's.
+        sums: what is right and wrong at the operating point.
         any_predictions: whether it predicted anything at all.
         held_out: whether it was measured on images that it did not train on.
     """
     ap, ap50 = measure(metrics.get("AP")), measure(metrics.get("AP50"))
-    if ap50 is None:
+    if ap50 is None or sums.recall is None:
         return {
             "tone": "bad",
             "head": "Nothing could be measured.",
@@ -121,48 +143,100 @@ def verdict(metrics: dict[str, Any], any_predictions: bool, held_out: bool) -> d
             "head": "Found nothing.",
             "body": f"The model {said}. It has not learnt the task, or not yet; do not use it.",
         }
-    loose = ap is not None and ap < 0.4 * ap50
-    placed = " Its boxes are on the right objects but fit loosely: AP is far below AP50." if loose else ""
-    if ap50 < 0.2:
-        head, tone = "Has only just begun to learn.", "bad"
-        body = "It finds an object here and there. Too early to use; more training should change that."
-    elif ap50 < 0.5:
-        head, tone = "Finds some, misses many.", "fair"
-        body = "It has learnt what to look for, but is not reliable yet."
-    elif ap50 < 0.75:
-        head, tone = "Finds most objects.", "fair"
-        body = "Useful where a person checks, such as for pre-labelling. See below what holds it back."
-    else:
-        head, tone = "Finds nearly everything." if ap50 >= 0.9 else "Works well.", "good"
-        body = "It finds the objects reliably" + (" on images it never trained on." if held_out else ".")
+    recall, precision = sums.recall, sums.precision or 0.0
+    head, tone, meaning = _judged(precision, recall)
+    on = "" if held_out else " of its training images"
+    right = f"{percent(precision)} of its predictions are right" if sums.made else "no prediction reaches the threshold"
+    body = f"At its operating point it finds {percent(recall)} of the objects{on}, and {right}. {meaning}"
     if not held_out:
         tone = "fair" if tone == "good" else tone
         head = head.replace(".", " on its training images.")
-        body = "How it does on images that it did not train on was not measured."
-    return {"tone": tone, "head": head, "body": body + placed}
+        body += " How it does on images that it did not train on was not measured."
+    if ap is not None and ap < 0.4 * ap50 and _has_learnt(sums):
+        body += " Its boxes are on the right objects but fit loosely: AP is far below AP50."
+    return {"tone": tone, "head": head, "body": body}
 
 
-def tiles(metrics: dict[str, Any], images: Sequence[ValImage], facts: Facts, threshold: float) -> list[dict[str, Any]]:
+def _has_learnt(sums: Totals) -> bool:
+    return max(sums.precision or 0.0, sums.recall or 0.0) >= _LEARNT
+
+
+def _judged(precision: float, recall: float) -> tuple[str, str, str]:
+    """Headline, tone and meaning of a precision and a recall."""
+    worse, better = sorted((precision, recall))
+    if worse >= 0.9:
+        return "Finds nearly everything, with few false positives.", "good", "It can work on its own."
+    if worse >= 0.8:
+        return "Works well.", "good", "It can work on its own where a few errors do no harm."
+    if worse >= 0.6:
+        return "Finds most objects.", "fair", "Useful where a person checks, such as for pre-labelling."
+    if better < _LEARNT:
+        return "Has only just begun to learn.", "bad", "Too early to use; more training should change that."
+    if better < 0.6:
+        return "Misses many objects, and is often wrong.", "bad", "It is not reliable enough to use yet."
+    if recall < precision:
+        return "Misses many objects.", "fair", "What it predicts is mostly right; a person must add the rest."
+    return "Finds most objects, with many false positives.", "fair", "A person must remove what is wrong."
+
+
+def tiles(
+    metrics: dict[str, Any], sums: Totals, facts: Facts, thresholds: Thresholds, names: dict[int, str]
+) -> list[dict[str, Any]]:
     """The few numbers at the top."""
-    hits, missed, false_positives = (
-        sum(getattr(i, key) for i in images) for key in ("hits", "missed", "false_positives")
-    )
-    total, made = hits + missed, hits + false_positives
-    score = f"score ≥ {threshold:.2f}"
 
     def tile(name: str, text: str, note: str, title: str = "") -> dict[str, Any]:
         return {"name": name, "text": text, "note": note, "title": title}
 
+    score = f"score ≥ {_range(thresholds, names)}"
     found = [
-        tile(name, shown(metrics.get(name))["text"], note, shown(metrics.get(name))["title"])
-        for name, note in (("AP", "IoU 0.50 to 0.95"), ("AP50", "IoU 0.50"))
+        tile("Recall", percent(sums.recall), f"{sums.hits:,} of {sums.boxes:,} boxes found, {score}"),
+        tile("Precision", percent(sums.precision), f"{sums.hits:,} of {sums.made:,} predictions right, {score}"),
     ]
-    found.append(tile("Found", percent(hits / total if total else None), f"{hits:,} of {total:,} boxes, {score}"))
-    found.append(tile("Correct", percent(hits / made if made else None), f"{hits:,} of {made:,} predictions, {score}"))
+    found += [
+        tile(name, shown(metrics.get(name))["text"], note, shown(metrics.get(name))["title"])
+        for name, note in (("AP50", "IoU 0.50"), ("AP", "IoU 0.50 to 0.95"))
+    ]
     if facts.time:
         per_step = f"{facts.per_step:.2g} s a step" if facts.per_step else "training"
         found.append(tile("Training time", facts.time, per_step + (f", {facts.device}" if facts.device else "")))
     return found
+
+
+def _range(thresholds: Thresholds, names: dict[int, str]) -> str:
+    scores = sorted({f"{thresholds.of(key):.2f}" for key in names} or {f"{thresholds.others:.2f}"})
+    return scores[0] if len(scores) == 1 else f"{scores[0]} to {scores[-1]} by class"
+
+
+def which_predictions(thresholds: Thresholds, names: dict[int, str]) -> str:
+    """The words behind "predictions with"."""
+    scores = _range(thresholds, names)
+    if "by class" in scores:
+        return f"a score at or above the threshold of their class ({scores.removesuffix(' by class')})"
+    return f"a score of {scores} or more"
+
+
+_MOST_GAPS = 3
+
+
+def annotate_next(sums: Totals, found: Sequence[Gap], classes: Sequence[ClassRow]) -> list[str]:
+    """Of which objects more annotated images would help most: those that it misses most often.
+
+    Args:
+        sums: what is right and wrong at the operating point.
+        found: what was missed, most first.
+        classes: for the numbers of training boxes.
+    """
+    if not _has_learnt(sums):
+        return []  # it misses nearly everything, whatever was annotated
+    train = {row.name: row.train_boxes for row in classes}
+    lines = []
+    for gap in found[:_MOST_GAPS]:
+        few = count(train.get(gap.name), "training box", "training boxes")
+        lines.append(
+            f"{gap.size} “{shortened(gap.name, 40)}”: {gap.missed:,} of {gap.boxes:,} missed"
+            + (f" ({few} of any size)" if few else "")
+        )
+    return lines
 
 
 def advice(
@@ -172,21 +246,20 @@ def advice(
     log: Sequence[dict[str, Any]],
     images: Sequence[ValImage],
     classes: Sequence[ClassRow],
-    balance: Balance | None,
-    threshold: float,
+    sums: Totals,
 ) -> list[str]:
     """What a colleague would point out in these numbers, the most telling first."""
     ap50 = measure(metrics.get("AP50"))
     lines = _on_divergence(log) + _on_no_validation(facts)
-    if ap50 is not None and ap50 < _NOTHING:
-        lines += _on_nothing(facts, trained, log, images, threshold)
+    if ap50 is not None and (ap50 < _NOTHING or not _has_learnt(sums)):
+        lines += _on_nothing(facts, trained, log, images)
         lines += _on_settings(trained, images)
         return lines
     lines += _on_settings(trained, images) if (ap50 or 0.0) < 0.5 else []
     if facts.train_images is not None and facts.train_images < 100 and (ap50 or 0.0) < 0.75:
         lines.append(_few_images(facts.train_images))
     if ap50 is not None:
-        lines += _on_scores(ap50, images, balance, threshold)
+        lines += _on_errors(sums, classes)
         lines += _on_curves(facts, log)
         lines += _on_weak_sides(metrics, classes)
     if 0 < facts.val_boxes < 50:
@@ -221,9 +294,8 @@ def _on_nothing(
     trained: dict[str, Any],
     log: Sequence[dict[str, Any]],
     images: Sequence[ValImage],
-    threshold: float,
 ) -> list[str]:
-    """Why a model may have found nothing: its losses, its start, its model, and what it predicts."""
+    """Why a model may have found hardly anything: its losses, its start, its model, and what it predicts."""
     given = trained.get("config")
     config = given if isinstance(given, dict) else {}
     lines = []
@@ -245,9 +317,9 @@ def _on_nothing(
         lines.append(note)
     if facts.train_images is not None and facts.train_images < 100:
         lines.append(_few_images(facts.train_images))
-    scores = [image.predictions[0].score for image in images if image.predictions]
+    scores = [box.score for image in images for box in image.predictions]
     if scores:
-        guessing = " Until scores rise, the model is guessing." if max(scores) < threshold else ""
+        guessing = " Until scores rise, the model is guessing." if max(scores) < 0.5 else ""
         lines.append(f"The most confident prediction scores {max(scores):.2f}.{guessing}")
     elif images:
         lines.append(
@@ -311,15 +383,48 @@ def _few_images(train_images: int) -> str:
     return f"{count(train_images, 'training image')} {few}. A few hundred make a clear difference."
 
 
-def _on_scores(ap50: float, images: Sequence[ValImage], balance: Balance | None, threshold: float) -> list[str]:
-    total = sum(image.hits + image.missed for image in images)
-    recall = sum(image.hits for image in images) / total if total else 0.0
-    if balance is None or ap50 < 0.05 or recall >= 0.6 * balance.best_recall:
-        return []
-    return [
-        f"Many correct predictions have low scores: at a threshold of {threshold:.2f} it finds {percent(recall)} of "
-        f"the objects, at {balance.score:.2f} {percent(balance.best_recall)}. Use the lower threshold, or train longer."
-    ]
+def _on_errors(sums: Totals, classes: Sequence[ClassRow]) -> list[str]:
+    """What kinds of errors are many, and what helps against each."""
+    lines = []
+    wrong, missed = sums.false_positives, sums.missed
+    if wrong >= _MANY and (sums.precision or 0.0) < _RELIABLE:
+        elsewhere = wrong - sums.confused - sums.repeated
+        kinds = {
+            f"{elsewhere:,} where no object is annotated": elsewhere,
+            f"{sums.repeated:,} on an object that another prediction found already": sums.repeated,
+            f"{sums.confused:,} on an object of another class": sums.confused,
+        }
+        most = max(kinds.values())
+        if elsewhere == most:
+            remedy = (
+                "Look at the images with the most errors: annotate what was left out, and add images of what it takes "
+                "for an object, without boxes."
+            )
+        elif sums.repeated == most:
+            remedy = "Longer training teaches it to predict each object once."
+        else:
+            remedy = "Check that these classes are labelled the same way everywhere, and annotate more of both."
+        where = _mostly({row.name: row.false_positives for row in classes})
+        lines.append(
+            f"{wrong:,} of its {sums.made:,} predictions are false positives{where}: "
+            f"{listed([text for text, number in kinds.items() if number])}. {remedy}"
+        )
+    if missed >= _MANY and (sums.recall or 0.0) < _RELIABLE:
+        where = _mostly({row.name: row.missed for row in classes})
+        seen = (
+            f" {sums.overlooked:,} of them it does predict, but with a score below the threshold: more images, "
+            "or longer training, raise the scores."
+            if 2 * sums.overlooked > missed
+            else " For most of them it predicts nothing that fits: see below what to annotate next."
+        )
+        lines.append(f"It misses {missed:,} of {sums.boxes:,} objects{where}.{seen}")
+    return lines
+
+
+def _mostly(errors: dict[str, int]) -> str:
+    """The class that more than half of the errors are of, where there are several classes."""
+    name, number = max(errors.items(), key=lambda pair: pair[1], default=("", 0))
+    return f", most of them “{shortened(name, 40)}”" if len(errors) > 1 and 2 * number > sum(errors.values()) else ""
 
 
 def _on_curves(facts: Facts, log: Sequence[dict[str, Any]]) -> list[str]:

@@ -32,9 +32,9 @@ def test_each_commands_help_has_an_example_and_no_cut_lines(command: str) -> Non
 
 def test_choices_and_defaults_are_shown_as_such() -> None:
     run, submit = (" ".join(pipelines(command, "--help").stdout.split()) for command in ("run", "submit"))
-    assert "[detr_tiny|detr_lite0|" in run
-    assert "auto: by the number of images" in run
-    assert "[default: (detr_tiny)]" in run
+    assert "--model MODEL Model: auto, ddq_lite0, " in run
+    assert "auto: by the number of training images" in run
+    assert "[default: (auto)]" in run
     assert "--via [auto|argo|kubernetes]" in submit
 
 

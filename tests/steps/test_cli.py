@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from steps.cli import STEPS, parse
-from steps.options import MODELS
+from steps.options import MODEL_CHOICES
 from tests.steps.refusals import refused
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
         [example] = [line for line in done.stdout.splitlines() if line.startswith("    python -m steps ")]
         assert parse(shlex.split(example)[3:])[0] == name
     training = " ".join(screens["train"].stdout.split())
-    assert f"--model [{'|'.join(MODELS)}]" in training
+    assert f"{', '.join(MODEL_CHOICES)}; or a published one: hf:NAME-OR-FOLDER. auto: by what is there." in training
     assert training.count("[default: (auto)]") == 2
 
 
@@ -73,7 +73,10 @@ def test_windows_is_one_line() -> None:
         (["prepare", "--dataset-dir"], ["--dataset-dir", "requires an argument"]),
         (["prepare", "--dataset-dir", ".", "stray"], ["stray"]),
         (["train", "--dataset-dir", ".", "--output-dir", ".", "--epochs", "0"], ["--epochs", "from 1"]),
-        (["train", "--dataset-dir", ".", "--output-dir", ".", "--model", "detr"], ["--model", "'detr'", "detr_tiny"]),
+        (
+            ["train", "--dataset-dir", ".", "--output-dir", ".", "--model", "detr"],
+            ["--model", "'detr'", "ddq_lite0"],
+        ),
         (["train", "--dataset-dir", ".", "--output-dir", ".", "--epochs", "abc"], ["--epochs", "'abc'", "auto"]),
         (["train", "--dataset-dir", ".", "--output-dir", ".", "--batch-size", "0"], ["--batch-size", "'0'", "auto"]),
     ],
@@ -145,7 +148,7 @@ class TestParse:
     def test_defaults_are_the_function_s(self) -> None:
         _, arguments = parse(["train", "--dataset-dir", "d", "--output-dir", "o", "--batch-size", "auto"])
         assert arguments["batch_size"] is None
-        assert (arguments["epochs"], arguments["model"]) == (None, "detr_resnet50")
+        assert (arguments["epochs"], arguments["model"]) == (None, "auto")
 
     @pytest.mark.parametrize(
         "value",

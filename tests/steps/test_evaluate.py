@@ -42,13 +42,18 @@ def test_leaves_what_it_promises(run: Path) -> None:
     assert set(metrics) >= COCO_NAMES
     assert all(metrics[name] == -1 or 0 <= metrics[name] <= 1 for name in COCO_NAMES)
     assert set(metrics["per_class"]) == {"bolt", "nut"}
+    assert set(metrics["operating_points"]["per_class"]) == {"bolt", "nut"}
+    assert set(metrics["operating_points"]["overall"]) == {"score", "precision", "recall", "f1"}
+    page = (run / "output" / "report.html").read_text(encoding="utf-8")
+    digest = json.loads((run / "dataset" / "prepare_report.json").read_text())["digest"]
+    for name in (metrics["run"], metrics["commit"], digest):
+        assert name in page
     val = json.loads((run / "dataset" / "annotations" / "instances_val.json").read_text())
     assert (metrics["images"], metrics["boxes"]) == (len(val["images"]), len(val["annotations"]))
 
     predictions = json.loads((run / "output" / "predictions.json").read_text())
     assert {box["image_id"] for box in predictions} <= {image["id"] for image in val["images"]}
     assert {box["category_id"] for box in predictions} <= {4, 17}
-    assert "<html" in (run / "output" / "report.html").read_text(encoding="utf-8")
     assert json.loads((run / "mlpipeline-metrics.json").read_text()) == [
         {"name": name, "value": metrics[name], "format": "%"} for name in ("AP", "AP50")
     ]

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from trainer.config import MODEL_NAMES, TrainConfig, config_class, parse
+from trainer.config import TrainConfig, config_class, parse
 from trainer.errors import TrainerError
+from trainer.models.detr.settings import DETR
 
 ROOT = Path(__file__).parents[2]
 PATHS = {"dataset_dir": "data", "output_dir": "out"}
+DETR_PATHS = {**PATHS, "model": "detr_resnet50"}
 
 
 def test_the_large_models_default_to_the_paper():
@@ -36,10 +38,10 @@ def test_hyperparameters_win_over_fields():
 
 
 def test_a_random_backbone_learns_as_fast_as_the_rest():
-    assert TrainConfig.create({"pretrained": "none", "lr": 3e-4}, **PATHS).lr_backbone == 3e-4
+    assert TrainConfig.create({"pretrained": "none", "lr": 3e-4}, **DETR_PATHS).lr_backbone == 3e-4
     assert TrainConfig.create({"lr": 3e-4}, model="detr_tiny", **PATHS).lr_backbone == 3e-4
-    assert TrainConfig.create({"lr": 3e-4}, **PATHS).lr_backbone == 1e-5
-    assert TrainConfig.create({"pretrained": "none", "lr_backbone": 0}, **PATHS).lr_backbone == 0
+    assert TrainConfig.create({"lr": 3e-4}, **DETR_PATHS).lr_backbone == 1e-5
+    assert TrainConfig.create({"pretrained": "none", "lr_backbone": 0}, **DETR_PATHS).lr_backbone == 0
 
 
 @pytest.mark.parametrize("word", ["none", "None", "null", "", None])
@@ -48,11 +50,11 @@ def test_pretrained_can_be_none_in_words(word):
 
 
 def test_drop_epoch_follows_the_epochs_unless_given():
-    assert TrainConfig.create(epochs=30, **PATHS).drop_epoch == 20
-    assert TrainConfig.create(epochs=30, lr_drop=5, **PATHS).drop_epoch == 5
+    assert TrainConfig.create(epochs=30, **DETR_PATHS).drop_epoch == 20
+    assert TrainConfig.create(epochs=30, lr_drop=5, **DETR_PATHS).drop_epoch == 5
     # Four fifths of two epochs are two of them, which would leave none at the low rate.
-    assert TrainConfig.create(epochs=2, lr_drop_at=0.8, **PATHS).drop_epoch == 1
-    assert TrainConfig.create(epochs=1, lr_drop_at=0.8, **PATHS).drop_epoch == 1
+    assert TrainConfig.create(epochs=2, lr_drop_at=0.8, **DETR_PATHS).drop_epoch == 1
+    assert TrainConfig.create(epochs=1, lr_drop_at=0.8, **DETR_PATHS).drop_epoch == 1
 
 
 def test_a_configuration_survives_json():
@@ -79,7 +81,7 @@ def test_a_configuration_survives_json():
 )
 def test_a_bad_hyperparameter_gets_one_line_that_names_it(hyperparameters, words):
     with pytest.raises(TrainerError) as caught:
-        TrainConfig.create(hyperparameters, **PATHS)
+        TrainConfig.create(hyperparameters, **DETR_PATHS)
     line = str(caught.value)
     assert "\n" not in line
     for word in words:
@@ -104,7 +106,16 @@ def test_configuration_and_errors_need_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_a_published_model_is_named_by_a_prefix():
+    config = parse({"dataset_dir": "d", "output_dir": "o", "model": "hf:someone/detector"})
+    assert (config.pretrained, config.image_size, config.lr_backbone) == ("published", 640, 1e-5)
+    with pytest.raises(TrainerError, match=r"or hf:NAME-OR-FOLDER$"):
+        parse({"dataset_dir": "d", "output_dir": "o", "model": "hf:"})
+    with pytest.raises(TrainerError, match=r"did you mean fasterrcnn_resnet50\?"):
+        parse({"dataset_dir": "d", "output_dir": "o", "model": "fasterrcnn_resnet"})
+
+
 def test_every_model_name_is_built():
     from trainer.models.detr.architectures import ARCHITECTURES
 
-    assert set(ARCHITECTURES) == set(MODEL_NAMES)
+    assert set(ARCHITECTURES) == {*DETR.models, *DETR.retired}

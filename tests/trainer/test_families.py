@@ -93,7 +93,7 @@ def test_train_resume_evaluate_and_predict(dataset_dir: Path, tmp_path: Path, mo
 
     result = evaluate(dataset_dir, whole.best_checkpoint, device="cpu")
     assert result.metrics["AP"] == pytest.approx(whole.summary["best_AP"], abs=1e-6)
-    (found,) = load(whole.best_checkpoint, "cpu").predict([Image.new("RGB", (80, 40))])
+    (found,) = load(whole.best_checkpoint, "cpu").predict([Image.new("RGB", (80, 40))], threshold=0)
     assert found["boxes"].shape == (9, 4)
 
 
@@ -144,5 +144,7 @@ def test_settings_of_a_family_share_one_namespace_with_the_run_s():
 
 
 def test_a_family_that_is_not_known_is_named():
-    with pytest.raises(TrainerError, match="unknown model family 'yolo'; this version knows detr, toy"):
+    with pytest.raises(
+        TrainerError, match="unknown model family 'yolo'; this version knows ddq, detr, fasterrcnn, hf, toy"
+    ):
         registry.family("yolo")

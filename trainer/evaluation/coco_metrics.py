@@ -46,14 +46,8 @@ def coco_metrics(
     Raises:
         TrainerError: a score is not a number.
     """
-    truth = _ground_truth(coco)
-    try:
-        found = truth.load_res(predictions)
-    except ValueError as error:
-        raise TrainerError(
-            f"the predictions cannot be scored ({error}); the weights are broken: train again with a lower lr"
-        ) from None
-    evaluator = COCOeval(truth, found, "bbox")
+    truth = ground_truth(coco)
+    evaluator = COCOeval(truth, scored(truth, predictions), "bbox")
     # The twelve numbers come with a table on the standard output.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.run()
@@ -61,7 +55,7 @@ def coco_metrics(
     return metrics, _per_class(truth, evaluator)
 
 
-def _ground_truth(coco: dict[str, Any]) -> COCO:
+def ground_truth(coco: dict[str, Any]) -> COCO:
     """What the evaluation reads of a file: `area` and `iscrowd` always there, ids from 1 and unique.
 
     Whatever else an exporter writes stays away from the library, which is strict about types.
@@ -87,6 +81,20 @@ def _ground_truth(coco: dict[str, Any]) -> COCO:
             "categories": [{"id": int(row["id"]), "name": str(row["name"])} for row in coco["categories"]],
         }
     )
+
+
+def scored(truth: COCO, predictions: list[dict[str, Any]]) -> COCO:
+    """Detections as the evaluation reads them.
+
+    Raises:
+        TrainerError: a score is not a number.
+    """
+    try:
+        return truth.load_res(predictions)
+    except ValueError as error:
+        raise TrainerError(
+            f"the predictions cannot be scored ({error}); the weights are broken: train again with a lower lr"
+        ) from None
 
 
 def _per_class(truth: COCO, evaluator: COCOeval) -> dict[int, dict[str, float]]:

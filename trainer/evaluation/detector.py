@@ -18,6 +18,7 @@ from trainer.data.images import to_rgb
 from trainer.data.transforms import Sample, resize, to_tensor
 from trainer.device import pick_device
 from trainer.errors import TrainerError
+from trainer.evaluation.operating_point import thresholds
 from trainer.models.interface import DetectionModel
 from trainer.models.registry import family
 
@@ -31,6 +32,8 @@ class Detector:
     image_size: int
     max_size: int
     device: torch.device
+    thresholds: list[float]
+    """The score by label from which a prediction counts: the checkpoint's operating points."""
 
     @property
     def class_names(self) -> list[str]:
@@ -43,12 +46,14 @@ class Detector:
         return [category.id for category in self.categories]
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Image.Image], threshold: float = 0.0) -> list[dict[str, Tensor]]:
+    def predict(self, images: Sequence[Image.Image], threshold: float | None = None) -> list[dict[str, Tensor]]:
         """Detects objects in PIL images, as one batch.
 
         Args:
             images: of any size and mode; one that a camera turned (EXIF) is set upright, as in training.
-            threshold: detections that score less are left out.
+            threshold: detections that score less are left out. None for `thresholds`, which give each class the best
+                F1 on the validation images; 0.5 for all classes where the checkpoint has none, as those of earlier
+                versions do not. 0 keeps every detection.
 
         Returns:
             For each image, best first, `scores` `[n]`, `labels` `[n]` and `boxes` `[n, 4]` (x0, y0, x1, y1
@@ -61,8 +66,9 @@ class Detector:
         batch, mask = (tensor.to(self.device) for tensor in pad([to_tensor(image) for image in resized]))
         sizes = torch.tensor([[image.height, image.width] for image in images], device=self.device)
         found = self.model.detections(self.model(batch, mask), sizes)
+        by_label = self.thresholds if threshold is None else [threshold] * len(self.categories)
         return [
-            _tidy(detections, image.width, image.height, threshold)
+            _tidy(detections, image.width, image.height, torch.tensor(by_label, dtype=torch.float64))
             for detections, image in zip(found, images, strict=True)
         ]
 
@@ -72,11 +78,12 @@ class Detector:
         return resize(sample, self.image_size, self.max_size).image
 
 
-def _tidy(detections: dict[str, Tensor], width: int, height: int, threshold: float) -> dict[str, Tensor]:
-    """Sorts by score, drops what scores too little and cuts boxes at the image's edge."""
+def _tidy(detections: dict[str, Tensor], width: int, height: int, thresholds: Tensor) -> dict[str, Tensor]:
+    """Sorts by score, drops what scores less than its label's threshold and cuts boxes at the image's edge."""
+    detections = {key: value.cpu() for key, value in detections.items()}
     order = detections["scores"].argsort(descending=True, stable=True)
-    order = order[detections["scores"][order] >= threshold]
-    kept = {key: value[order].cpu() for key, value in detections.items()}
+    order = order[detections["scores"][order] >= thresholds[detections["labels"][order]]]
+    kept = {key: value[order] for key, value in detections.items()}
     limit = torch.tensor([width, height, width, height], dtype=kept["boxes"].dtype)
     kept["boxes"] = torch.minimum(kept["boxes"].clamp(min=0), limit)
     return kept
@@ -105,4 +112,11 @@ def from_content(content: dict[str, Any], path: str | Path, device: torch.device
         Category(category_id, name)
         for category_id, name in zip(content["category_ids"], content["class_names"], strict=True)
     ]
-    return Detector(model.to(device).eval(), categories, content["image_size"], content["max_size"], device)
+    return Detector(
+        model.to(device).eval(),
+        categories,
+        content["image_size"],
+        content["max_size"],
+        device,
+        thresholds(content.get("operating_points"), content["class_names"]),
+    )

@@ -17,6 +17,7 @@ from trainer.device import limit_threads, pick_arithmetic, pick_device
 from trainer.errors import TrainerError
 from trainer.evaluation.coco_metrics import coco_metrics
 from trainer.evaluation.detector import from_content
+from trainer.evaluation.operating_point import OperatingPoints, operating_points
 from trainer.evaluation.predict import predict
 
 
@@ -25,9 +26,11 @@ class EvaluationResult:
     """What a checkpoint scored on a split."""
 
     metrics: dict[str, float]
-    """The twelve numbers of `coco_eval.METRICS`, in [0, 1], or -1 where nothing of that size exists."""
+    """The twelve numbers of `coco_metrics.METRICS`, in [0, 1], or -1 where nothing of that size exists."""
     per_class: dict[str, dict[str, float]]
     """For each class name of the split: AP, AP50, AP75, AR100, boxes, images."""
+    operating_points: OperatingPoints
+    """The score thresholds with the best F1 on this split."""
     predictions: list[dict[str, Any]]
     """COCO results: image_id, category_id (the file's own), bbox [x, y, w, h] in px, score."""
     class_names: list[str]
@@ -96,6 +99,7 @@ def evaluate(
     return EvaluationResult(
         metrics=metrics,
         per_class={names[category_id]: scores for category_id, scores in per_id.items()},
+        operating_points=operating_points(dataset.coco, predictions),
         predictions=predictions,
         class_names=detector.class_names,
         category_ids=dataset.category_ids,

@@ -7,6 +7,14 @@ from torch import Tensor
 from torchvision.ops import box_area
 
 
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of corner boxes `[..., 4]` element by element, with broadcasting; 0 without area."""
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    intersection = overlap[..., 0] * overlap[..., 1]
+    union = box_area(a) + box_area(b) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU of boxes element by element, with broadcasting.
 

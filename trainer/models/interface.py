@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -42,12 +42,12 @@ class DetectionModel(nn.Module, ABC):
     """Plain values (numbers, strings, lists, dicts) from which the family's `build(spec)` makes the same module with
     random weights. Saved in every checkpoint together with the family's name."""
 
-    figures: ClassVar[tuple[str, ...]]
+    figures: tuple[str, ...]
     """Names of what `losses` reports, `loss` first; the same for a whole run. Log, charts and early stopping take
     their names from here."""
 
-    pixel_mean: ClassVar[tuple[float, float, float]]
-    pixel_std: ClassVar[tuple[float, float, float]]
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
     """Mean and deviation of red, green and blue, in levels of 0 to 255, for `normalize`."""
 
     def __init__(self) -> None:

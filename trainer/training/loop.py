@@ -15,6 +15,7 @@ from trainer.data.sampler import EpochSampler
 from trainer.device import Arithmetic
 from trainer.errors import TrainerError
 from trainer.evaluation.coco_metrics import coco_metrics
+from trainer.evaluation.operating_point import operating_points
 from trainer.evaluation.predict import Averages, predict
 from trainer.training.early_stopping import follow, is_best
 from trainer.training.metric_log import Journal
@@ -159,6 +160,7 @@ def _validate(
         averages.load_state_dict(figures)
         means.add(averages.means(), averages.weight)
     metrics, _ = coco_metrics(val_set.coco, predictions)
+    state.position.operating_points = operating_points(val_set.coco, predictions).as_dict()
     return {**means.means(), **metrics}
 
 

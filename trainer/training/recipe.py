@@ -12,15 +12,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainer.config import TrainConfig, config_class, parse
+from trainer.config import NOT_FOR_USERS, TrainConfig, config_class, parse
 from trainer.models.registry import family_of, model_info
 
 _log = logging.getLogger("trainer")
-_PATHS = ("dataset_dir", "output_dir", "images_root")
 
 LARGE = 20_000
 """Images from which on the paper's settings hold as they are."""
 
+# Of the coarsest features: the sides of images are padded to multiples of it.
+_STRIDE = 32
 _SMALL_IS_ENOUGH = 20
 """Steps of an epoch below which an epoch means little."""
 
@@ -36,6 +37,8 @@ class Facts:
     processes: int = 1
     gpu_memory: float | None = None
     """GB of the GPU; None on a CPU."""
+    shorter_side: float | None = None
+    """Median of the images' shorter sides in px."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def keep_settings(config: TrainConfig, before: Mapping[str, Any], given: Collect
         # Another model has other settings; `check_same_run` refuses it.
         return config
     known = config_class(before["model"]).model_fields
-    dropped = {*_PATHS, *now, *(["lr_drop"] if "lr_drop_at" in now else [])}
+    dropped = {*NOT_FOR_USERS, *now, *(["lr_drop"] if "lr_drop_at" in now else [])}
     kept = {name: value for name, value in before.items() if name in known and name not in dropped}
     merged = parse({**kept, **{name: getattr(config, name) for name in now}})
     differences = [
@@ -82,7 +85,7 @@ def keep_settings(config: TrainConfig, before: Mapping[str, Any], given: Collect
         for name in known
         if name in now
         and name in before
-        and name not in _PATHS
+        and name not in NOT_FOR_USERS
         and merged.model_dump(mode="json")[name] != before[name]
     ]
     differences += [f"{name} stays {kept[name]}, as given before" for name in kept if name in given]
@@ -108,6 +111,7 @@ def settle(config: TrainConfig, facts: Facts, decided: Collection[str] = ()) -> 
     choices.make_room_for_boxes()
     choices.fill_the_gpu()
     if facts.images < LARGE:
+        choices.fit_small_images()
         choices.follow_the_size()
     return choices.config, choices.made
 
@@ -149,6 +153,17 @@ class _Choices:
         size = 2 ** int(math.log2(max(1, min(fits, useful, 16))))
         reason = f"the GPU has {self.facts.gpu_memory:.0f} GB, and an image of this size takes about {image:.1f} GB"
         self.choose("batch_size", size, reason)
+
+    def fit_small_images(self) -> None:
+        """No more pixels than the images have, where there are few."""
+        side, size = self.facts.shorter_side, self.config.image_size
+        if side is None or not model_info(self.config.model).small or side > size - _STRIDE:
+            return
+        smaller = max(2 * _STRIDE, _STRIDE * math.ceil(side / _STRIDE))
+        longest = _STRIDE * math.ceil(self.config.max_size * smaller / size / _STRIDE)
+        self.choose("image_size", smaller, f"half of the images have a shorter side of {side:.0f} px or less")
+        if self.config.image_size == smaller:
+            self.choose("max_size", longest, "as image_size")
 
     def follow_the_size(self) -> None:
         """What few images ask for."""

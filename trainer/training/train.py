@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,7 @@ from trainer.training.optimizer import build_optimizer
 from trainer.training.preemption import Interrupt
 from trainer.training.progress import in_words
 from trainer.training.recipe import Choice, Facts, keep_settings, settle
+from trainer.training.reference_results import comparable
 from trainer.training.train_state import RunState, check_same_run, find_last
 
 _log = logging.getLogger("trainer")
@@ -79,7 +81,10 @@ def train(config: TrainConfig) -> TrainResult:
             check_same_run(earlier, config, train_set.categories)
             made_before = [Choice(**row) for row in earlier.get("recipe", ())]
             choices = [c for c in made_before if c.field not in config.model_fields_set] + choices
+        if config.model_reason:
+            choices.insert(0, Choice("model", config.model, config.model_reason))
         train_set.transform = train_transform(config.augment, config.image_size, config.max_size)
+        val_set.transform = EvalTransform(config.image_size, config.max_size)
         warnings = look_over(
             train_set,
             val_set,
@@ -94,6 +99,8 @@ def train(config: TrainConfig) -> TrainResult:
             state.resume(earlier)
         else:
             _say(choices, warnings)
+            for line in comparable(config.model, len(train_set)):
+                _log.info("%s", line)
         # Weights and optimizer states are copied: for the rest of the run they would lie in memory a second time.
         earlier = None
         state.position.warnings = [*warnings, *(w for w in state.position.warnings if w not in warnings)]
@@ -147,6 +154,7 @@ def _facts(train_set: CocoDetection, processes: Processes, device: torch.device)
     return Facts(
         images=len(train_set),
         most_boxes=train_set.most_boxes,
+        shorter_side=median(min(size) for size in train_set.sizes),
         processes=processes.size,
         gpu_memory=torch.cuda.get_device_properties(device).total_memory / 1e9 if on_gpu else None,
     )

@@ -49,6 +49,8 @@ class Position:
     """The least loss on the validation images."""
     latest: dict[str, float] = field(default_factory=dict)
     """Validation figures of the last epoch that was validated."""
+    operating_points: dict[str, Any] = field(default_factory=dict)
+    """Score thresholds with the best F1, of the same epoch."""
     stalled: int = 0
     """Validations since the last progress."""
     drop_epoch: int | None = None
@@ -142,6 +144,7 @@ class RunState:
             "image_size": self.config.image_size,
             "max_size": self.config.max_size,
             "metrics": dict(metrics),
+            "operating_points": self.position.operating_points,
             "epoch": self.position.epoch,
             "config": self.config.model_dump(mode="json"),
         }

@@ -86,7 +86,7 @@ def test_a_failure_names_the_step_its_last_lines_and_its_log(tmp_path: Path) -> 
     assert "step 'the-box' failed with exit status 2" in said
     assert "error: " in said.partition("failed with")[2]
     assert str(log) in said
-    assert "holds no dump in a format that is read" in log.read_text()
+    assert "holds no dump in a supported format" in log.read_text()
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_dump_becomes_a_model_a_report_and_objects_in_the_bucket(small_dump: P
     [
         (["--epochs", "0"], "parameter 'epochs' is '0'"),
         (["--epochs", "abc"], "parameter 'epochs' is 'abc'"),
-        (["--model", "detr"], "parameter 'model' is 'detr': expected one of detr_tiny"),
+        (["--model", "detr"], "parameter 'model' is 'detr': 'detr' is not a model; it can be "),
         (["--param", "epoch=1"], "did you mean 'epochs'"),
         (["--param", "epochs"], "write name=value"),
         (["--param", "batch-size=0"], "parameter 'batch-size' is '0'"),

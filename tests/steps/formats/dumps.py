@@ -86,9 +86,9 @@ class Said:
     """By action, by rule: the count."""
 
 
-def said(reader: ModuleType, root: Path, exclude: Iterable[str] = ()) -> Said:
+def said(reader: ModuleType, root: Path, exclude: Iterable[str] = (), **options: Any) -> Said:
     """Read the dump in `root`."""
-    dataset = Dataset(root, Findings(), tuple(exclude))
+    dataset = Dataset(root, Findings(), tuple(exclude), **options)
     reader.read(root, dataset)
     names = [_bare(name) for name in dataset.names]
     images: dict[str, list[tuple[str, float, float, float, float]]] = {name: [] for name in names}

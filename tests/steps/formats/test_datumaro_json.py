@@ -59,18 +59,18 @@ def test_boxes(tmp_path: Path, annotation: dict[str, Any], box: tuple[float, ...
     ("annotation", "finding"),
     [
         *(
-            (shape(kind, points=[1, 2, 3, 4]), {"skipped": {f"{kind}, which is no box": 1}})
+            (shape(kind, points=[1, 2, 3, 4]), {"skipped": {f"{kind}, which has no box": 1}})
             for kind in ("points", "polyline", "label", "caption", "cuboid_2d", "cuboid_3d", "skeleton")
         ),
-        (shape("hologram"), {"skipped": {"annotation of an unknown type, which is no box": 1}}),
-        (shape(["bbox"]), {"skipped": {"annotation of an unknown type, which is no box": 1}}),
+        (shape("hologram"), {"skipped": {"annotation of an unknown type, which has no box": 1}}),
+        (shape(["bbox"]), {"skipped": {"annotation of an unknown type, which has no box": 1}}),
         *(
-            (shape("bbox", label=label, bbox=[1, 2, 3, 4]), {"dropped": {"box of a category that is not listed": 1}})
+            (shape("bbox", label=label, bbox=[1, 2, 3, 4]), {"dropped": {"box of an unlisted category": 1}})
             for label in (2, -1, None, "0", True)
         ),
-        (shape("mask", rle={"counts": [990], "size": [90, 11]}), {"dropped": {"shape without an extent": 1}}),
-        (shape("mask", rle={"counts": "???", "size": "x"}), {"dropped": {"shape without an extent": 1}}),
-        (shape("polygon", points=[]), {"dropped": {"shape without an extent": 1}}),
+        (shape("mask", rle={"counts": [990], "size": [90, 11]}), {"dropped": {"shape of zero size": 1}}),
+        (shape("mask", rle={"counts": "???", "size": "x"}), {"dropped": {"shape of zero size": 1}}),
+        (shape("polygon", points=[]), {"dropped": {"shape of zero size": 1}}),
         (
             shape("bbox", bbox=[1, 2, 3, 4], attributes={"outside": True}),
             {"skipped": {"object of a track while it is outside": 1}},
@@ -129,19 +129,19 @@ def test_coco_is_another_format(tmp_path: Path) -> None:
     [
         ('{"items": [', ["not readable JSON (line 1, column"]),
         ('{"items": [' + "[" * 100_000, ["not readable JSON"]),
-        ('[{"items": []}]', ["its top level is no object"]),
-        (document(items={}), ["'items' is no list"]),
+        ('[{"items": []}]', ["expected a JSON object at the top level"]),
+        (document(items={}), ["'items' is not a list"]),
         (document(items=[3]), ["items[0]", "it has no 'id'"]),
-        (document(items=[{"id": "a", "annotations": {}}]), ["items[0]", "'annotations' is no list"]),
-        (document(3), ["items[0].annotations[0]", "it is no object"]),
+        (document(items=[{"id": "a", "annotations": {}}]), ["items[0]", "'annotations' is not a list"]),
+        (document(3), ["items[0].annotations[0]", "it is not an object"]),
         (document(shape("bbox", bbox=[1, 2, 3])), ["annotations[0]", "'bbox' is [1, 2, 3]"]),
         (document(shape("bbox", bbox=[1, 2, 3, "x"])), ["annotations[0]: 'bbox' is 'x', expected a number"]),
         (document(shape("bbox", bbox=[1, 2, 3, None])), ["annotations[0]: 'bbox' is None"]),
         (document(shape("polygon")), ["'points' is None"]),
         (document(shape("mask")), ["'rle' is None"]),
-        (document(categories={"label": {"labels": ["bolt"]}}), ["'categories.label.labels' is no list of names"]),
-        (document(categories={"label": {"labels": 3}}), ["'categories.label.labels' is no list of names"]),
-        (document(items=[{"id": "a", "image": {"path": 3}}]), ["'image.path' is no text"]),
+        (document(categories={"label": {"labels": ["bolt"]}}), ["'categories.label.labels' is not a list of names"]),
+        (document(categories={"label": {"labels": 3}}), ["'categories.label.labels' is not a list of names"]),
+        (document(items=[{"id": "a", "image": {"path": 3}}]), ["'image.path' is not text"]),
     ],
 )
 def test_malformed(tmp_path: Path, content: Any, words: list[str]) -> None:

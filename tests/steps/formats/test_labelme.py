@@ -64,13 +64,13 @@ def test_boxes(tmp_path: Path, body: str, box: tuple[str, float, float, float, f
     ("body", "finding"),
     [
         (thing(deleted=1), {"skipped": {"deleted object": 1}}),
-        (thing(f"<polygon>{points((1, 2))}</polygon>"), {"skipped": {"point or line, which is no box": 1}}),
-        (thing(f"<polygon>{points((1, 2), (3, 4))}</polygon>"), {"skipped": {"point or line, which is no box": 1}}),
-        (thing(name=""), {"dropped": {"box of a category that is not listed": 1}}),
-        (thing("<type>bounding_box</type><polygon/>"), {"dropped": {"shape without an extent": 1}}),
+        (thing(f"<polygon>{points((1, 2))}</polygon>"), {"skipped": {"point or line, which has no box": 1}}),
+        (thing(f"<polygon>{points((1, 2), (3, 4))}</polygon>"), {"skipped": {"point or line, which has no box": 1}}),
+        (thing(name=""), {"dropped": {"box of an unlisted category": 1}}),
+        (thing("<type>bounding_box</type><polygon/>"), {"dropped": {"shape of zero size": 1}}),
         (
             thing(f"<polygon>{points((1, 2), (float('nan'), 4), (3, 3))}</polygon>"),
-            {"dropped": {"shape without an extent": 1}},
+            {"dropped": {"shape of zero size": 1}},
         ),
     ],
 )
@@ -109,7 +109,7 @@ def test_empty_mask_is_dropped(tmp_path: Path) -> None:
     mask.parent.mkdir(parents=True)
     Image.new("RGBA", (9, 9)).save(mask)
     write(tmp_path, thing("<segm><mask>m.png</mask></segm>"))
-    assert said(labelme, tmp_path).findings == {"dropped": {"shape without an extent": 1}}
+    assert said(labelme, tmp_path).findings == {"dropped": {"shape of zero size": 1}}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_attributes_filter(tmp_path: Path, attributes: str, rule: str) -> None:
         (thing("<polygon><pt><x>1</x></pt></polygon>"), ["line 5: <pt> has no <y>"]),
         (thing("<polygon><pt><x>1,5</x><y>2</y></pt></polygon>"), ["line 5: <x> is '1,5', expected a number"]),
         (thing(""), ["line 5: <object> has neither <polygon> nor <segm>"]),
-        (thing("<segm><mask>m.png</mask></segm>"), ["<segm> has no <box>, and its mask is not there"]),
+        (thing("<segm><mask>m.png</mask></segm>"), ["<segm> has no <box>, and its mask is missing"]),
         ("<object>", ["line 6: not readable XML (mismatched tag)"]),
         ("&nbsp;", ["line 5: not readable XML (undefined entity)"]),
     ],

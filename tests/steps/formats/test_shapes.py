@@ -6,9 +6,17 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from steps.formats.shapes import around_ellipse, around_points, around_polygons, around_rle, around_rotated
+from steps.formats.shapes import (
+    around_ellipse,
+    around_pixels,
+    around_points,
+    around_polygons,
+    around_rle,
+    around_rotated,
+)
 
 
 def painted(seed: int) -> np.ndarray:
@@ -81,6 +89,42 @@ def test_turned_box_and_ellipse(degrees: float) -> None:
 
     assert around_rotated(50, 46, 20, 8, degrees) == pytest.approx(turned(corners))
     assert around_ellipse(60, 50, 20, 8, degrees) == pytest.approx(turned(outline), abs=1e-4)
+
+
+@pytest.mark.parametrize("degrees", [math.inf, math.nan, 10**400])
+def test_an_angle_without_end_makes_no_box(degrees: float) -> None:
+    for box in (around_rotated(50, 46, 20, 8, degrees), around_ellipse(60, 50, 20, 8, degrees)):
+        assert not any(map(math.isfinite, box[2:]))
+
+
+def ellipse(radius_x: int, radius_y: int) -> NDArray[np.bool_]:
+    """An ellipse about (40, 30), painted through the centres of its outermost pixels."""
+    y, x = np.mgrid[:60, :80]
+    return ((x - 40) / radius_x) ** 2 + ((y - 30) / radius_y) ** 2 <= 1
+
+
+RECTANGLE = np.zeros((60, 80), bool)
+RECTANGLE[5:16, 10:31] = True
+TRIANGLE = np.tril(np.ones((21, 21), bool))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "box"),
+    [
+        (ellipse(20, 10), (20, 20, 40.5, 20.5)),
+        (ellipse(5, 9), (35, 21, 10.5, 18.5)),
+        (RECTANGLE, (10, 5, 21, 11)),
+        (TRIANGLE, (0, 0, 21, 21)),
+        (ellipse(20, 10)[:, :40], (20, 21, 20, 19)),
+        (np.zeros((3, 3), bool), None),
+    ],
+)
+def test_painted_shapes(pixels: NDArray[np.bool_], box: tuple[float, ...] | None) -> None:
+    assert around_pixels(pixels) == box
+    encoded = coco_mask.encode(np.asfortranarray(pixels, np.uint8))
+    assert around_rle(encoded, painted=True) == box
+    # What no one painted is as wide as its pixels.
+    assert around_rle(encoded) == (box and tuple(map(math.ceil, box)))
 
 
 @pytest.mark.parametrize(

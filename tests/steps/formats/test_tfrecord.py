@@ -122,7 +122,7 @@ class TestRecords:
 
         path = tmp_path / "train.tfrecord"
         path.write_bytes(length + masked(length) + record + masked(record))
-        with refused(path, "record 0 is no tf.train.Example"):
+        with refused(path, "record 0 is not a tf.train.Example"):
             said(tfrecord, tmp_path)
 
     @pytest.mark.parametrize(
@@ -161,13 +161,13 @@ class TestClasses:
         one(dump, {"image/object/class/text": [b"wing nut", b"wing nut"]})
         found = said(tfrecord, dump)
         assert [label for label, *_ in found.images["a"]] == ["wing nut", "wing nut"]
-        assert found.findings == {"repaired": {"class whose text and number disagree, taken by text": 1}}
+        assert found.findings == {"repaired": {"class whose text and number disagree, its text used": 1}}
 
     def test_neither_drops_the_box(self, dump: Path) -> None:
         one(dump, {"image/object/class/text": [b"", b""], "image/object/class/label": [0, 9]})
         found = said(tfrecord, dump)
         assert found.images["a"] == []
-        assert found.findings == {"dropped": {"box of a category that is not listed": 2}}
+        assert found.findings == {"dropped": {"box of an unlisted category": 2}}
 
     @pytest.mark.parametrize(
         ("text", "names"),

@@ -72,8 +72,8 @@ def test_points_are_skipped_and_nameless_dropped(tmp_path: Path) -> None:
     found = said(voc, tmp_path)
     assert found.images == {"a": []}
     assert found.findings == {
-        "skipped": {"point, which is no box": 1},
-        "dropped": {"box of a category that is not listed": 1},
+        "skipped": {"point, which has no box": 1},
+        "dropped": {"box of an unlisted category": 1},
     }
 
 
@@ -85,7 +85,7 @@ def test_image_by_the_annotation_s_name(tmp_path: Path, filename: str) -> None:
     found = said(voc, tmp_path)
     assert found.dataset.names == ["JPEGImages/a.jpg"]
     assert found.findings == (
-        {"repaired": {"image taken by the name of its annotation file": 1}} if ".jpg" in filename else {}
+        {"repaired": {"image found by the name of its annotation file": 1}} if ".jpg" in filename else {}
     )
 
 
@@ -153,7 +153,7 @@ class TestMasks:
         found = said(voc, dump)
         assert found.images["a"] == [("wing nut", 20, 3, 20, 7), ("Öse", 2, 20, 3, 10)]
         assert found.images["c.2"] == [("bolt", 20, 3, 20, 7)]
-        assert found.findings == {"skipped": {"mask of an object that has a box": 1}}
+        assert found.findings == {"skipped": {"mask of an object that also has a box": 1}}
 
     def test_colours_of_the_label_map(self, dump: Path) -> None:
         # The palette's colours of 1, 2 and 3, given to the classes in another order.
@@ -162,7 +162,7 @@ class TestMasks:
 
     def test_colour_of_no_class_is_dropped(self, dump: Path) -> None:
         (dump / "labelmap.txt").write_text("bolt:1,2,3::\n")
-        assert said(voc, dump).findings["dropped"] == {"box of a category that is not listed": 3}
+        assert said(voc, dump).findings["dropped"] == {"box of an unlisted category": 3}
 
     def test_dump_of_masks_alone(self, dump: Path) -> None:
         for path in (dump / "Annotations").iterdir():
@@ -174,7 +174,7 @@ class TestMasks:
         (dump / "SegmentationClass/c.2.png").unlink()
         found = said(voc, dump)
         assert found.images["c.2"] == []
-        assert found.findings["skipped"]["mask of classes or of objects alone, which is no box"] == 1
+        assert found.findings["skipped"]["mask of classes or of objects alone, which has no box"] == 1
 
     def test_unreadable(self, dump: Path) -> None:
         (dump / "SegmentationClass/c.2.png").write_text("no image")

@@ -111,32 +111,32 @@ class TestDarknet:
         (darknet / "train.txt").unlink()
         found = said(yolo, darknet)
         assert found.images == expected
-        assert found.findings == {"repaired": {"list of images that is not there, taken from its label files": 1}}
+        assert found.findings == {"repaired": {"missing list of images, taken from its label files": 1}}
 
     def test_unlisted_label_file_is_counted(self, darknet: Path) -> None:
         (darknet / "train.txt").write_text("data/obj_train_data/a.jpg\n")
         found = said(yolo, darknet)
         assert list(found.images) == ["a"]
-        assert found.findings == {"skipped": {"label file of an image that is not listed": 1}}
+        assert found.findings == {"skipped": {"label file of an unlisted image": 1}}
 
     def test_image_without_label_file(self, darknet: Path) -> None:
         (darknet / "obj_train_data/b.txt").unlink()
         found = said(yolo, darknet)
         assert found.images["b"] == []
-        assert found.findings == {"repaired": {"image without a label file, taken as one without objects": 1}}
+        assert found.findings == {"repaired": {"image without a label file, taken as having no objects": 1}}
 
     def test_image_listed_twice_has_its_boxes_once(self, darknet: Path) -> None:
         (darknet / "train.txt").write_text("data/obj_train_data/a.jpg\n" * 2)
         (darknet / "obj_train_data/b.txt").unlink()
         found = said(yolo, darknet)
         assert len(found.dataset.boxes()) == 1
-        assert found.findings == {"skipped": {"image that is listed twice": 1}}
+        assert found.findings == {"skipped": {"image listed twice": 1}}
 
     def test_class_without_a_name_is_dropped(self, darknet: Path) -> None:
         (darknet / "obj_train_data/b.txt").write_text("2 0.5 0.5 0.2 0.1\n-1 0.5 0.5 0.2 0.1\n")
         found = said(yolo, darknet)
         assert found.images["b"] == []
-        assert found.findings == {"dropped": {"box of a category that is not listed": 2}}
+        assert found.findings == {"dropped": {"box of an unlisted category": 2}}
 
     def test_same_name_in_another_unicode_form(self, darknet: Path) -> None:
         write(darknet, {"obj_train_data/e\u0301.jpg": "", "obj_train_data/e\u0301.txt": LINE})
@@ -153,7 +153,7 @@ class TestDarknet:
             ("obj_train_data/b.txt", b"0 0.5 0.5 0.2 0.1\n\xff\n", ["line 2: this is not UTF-8 text"]),
             ("obj_train_data/b.txt", "0 0 0 1 1 0 1 1\n", ["line 1 has 8 fields"]),
             ("obj.names", "bolt\n\nnut\n", ["line 2 is empty", "give every class its line"]),
-            ("obj.data", "classes = 2\nwhat?\n", ["line 2: 'what?' is no 'name = value'"]),
+            ("obj.data", "classes = 2\nwhat?\n", ["line 2: 'what?' is not 'name = value'"]),
         ],
     )
     def test_malformed(self, darknet: Path, file: str, content: str | bytes, words: list[str]) -> None:
@@ -163,7 +163,7 @@ class TestDarknet:
 
     def test_without_names(self, darknet: Path) -> None:
         (darknet / "obj.names").unlink()
-        with refused(darknet / "obj.names", "is not there", "dump the task again"):
+        with refused(darknet / "obj.names", "is missing", "dump the task again"):
             said(yolo, darknet)
 
     @pytest.mark.parametrize("place", ["../secret.txt", "/etc/passwd", "..\\secret.txt"])
@@ -171,7 +171,7 @@ class TestDarknet:
         (tmp_path.parent / "secret.txt").write_text("data/obj_train_data/a.jpg\n")
         (darknet / "obj.data").write_text(f"train = {place}\nnames = {place}\n")
         found = said(yolo, darknet)
-        assert "list of images that is not there, taken from its label files" in found.findings["repaired"]
+        assert "missing list of images, taken from its label files" in found.findings["repaired"]
         assert [category.name for category in found.dataset.categories] == ["bolt", "nut"]
 
     def test_links_are_passed_over(self, darknet: Path, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ class TestUltralytics:
         write(ultralytics, {"images/other/d.jpg": "", "labels/other/d.txt": LINE})
         found = said(yolo, ultralytics)
         assert set(found.images) == {"a", "b", "empty"}
-        assert found.findings == {"skipped": {"label file of an image that is not listed": 1}}
+        assert found.findings == {"skipped": {"label file of an unlisted image": 1}}
 
     @pytest.mark.parametrize(
         ("line", "box"),
@@ -260,7 +260,7 @@ class TestUltralytics:
         [
             ("names: [bolt\ntrain: x", ["line 2: not readable YAML"]),
             ("names: !!python/object/apply:os.system ['true']", ["line 1: not readable YAML"]),
-            ("names: 3", ["'names' is 3, expected a list of the classes"]),
+            ("names: 3", ["'names' is 3, expected the classes as a list"]),
             ("names: [[1]]", ["'names' has the name [1], expected text"]),
             ("names: {one: bolt}", ["a number in 'names' is 'one'"]),
             ("names: " + "[" * 5000, ["not readable YAML"]),

@@ -99,7 +99,7 @@ class TestNames:
     )
     def test_that_lead_out(self, root: Path, outside: Path, name: str) -> None:
         edit(root, lambda document: document["images"][0].update(file_name=name))
-        refuse(root, outside, name, "lies outside of its folder")
+        refuse(root, outside, name, "is outside its folder")
 
     def test_absolute(self, root: Path, outside: Path) -> None:
         def change(document: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ class TestNames:
                 image["file_name"] = str(outside / "secret.png")
 
         edit(root, change)
-        refuse(root, outside, "3 of the 4 images", "secret.png", "are not there")
+        refuse(root, outside, "3 of the 4 images", "secret.png", "are missing")
 
     @pytest.mark.parametrize(
         "name", ["\0", "a\0.png", "a\n.png\nerror: all is well", "\x1b[2J.png", "x" * 10_000, "/" * 999]
@@ -118,7 +118,7 @@ class TestNames:
                 image["file_name"] = name
 
         edit(root, change)
-        refuse(root, outside, "3 of the 4 images", "are not there")
+        refuse(root, outside, "3 of the 4 images", "are missing")
 
     def test_in_a_list_of_yolo(self, root: Path, outside: Path) -> None:
         empty(root)
@@ -133,7 +133,7 @@ class TestNames:
         write(root / "obj.names", "bolt\n")
         write(root / "train.txt", "../outside/secret.png\n")
         write(root / "images" / "0000.txt", "0 0.5 0.5 0.1 0.1\n")
-        refuse(root, outside, "'../outside/secret.png'", "lies outside of its folder")
+        refuse(root, outside, "'../outside/secret.png'", "is outside its folder")
 
     def test_in_the_settings_of_ultralytics(self, root: Path, outside: Path) -> None:
         empty(root)
@@ -292,7 +292,7 @@ class TestDocuments:
                 box.update(bbox=None, segmentation={"size": size, "counts": counts})
 
         edit(root, change)
-        refuse(root, outside, "holds no box")
+        refuse(root, outside, "has no boxes")
 
     @pytest.mark.parametrize("kind", ["annotation", "annotations"])
     @pytest.mark.parametrize("entity", [LAUGHS, "<!DOCTYPE a [<!ENTITY l9 SYSTEM 'file://OUTSIDE'>]>"])

@@ -192,12 +192,15 @@ class TestOwnSubsets:
             assert [{file.split("/")[0] for file in files} for files in sets] == [{train}, {val}]
             assert [len(files) for files in sets] == [5, 3]
 
-    def test_test_set_is_left_out(self) -> None:
+    def test_test_set_is_left_out_and_others_are_named(self, caplog: pytest.LogCaptureFixture) -> None:
         findings = Findings()
         data = self.subsets(train=5, val=3, test=2, default=1)
         train, val = split_images(data, "auto", 20, 0, findings)
         assert {data.subsets[image] for image in train} == {"train", "default"}
         assert {data.subsets[image] for image in val} == {"val"}
+        said = "image in the subset 'default', beside train and validation: trained on"
+        assert findings.report()["noted"] == {said: {"count": 1, "examples": ["default/0.png"]}}
+        assert "1 images are in the subset 'default', beside train and validation" in caplog.text
         assert findings.report()["skipped"] == {
             "image of the dump's test subset: neither trained nor validated on": {
                 "count": 2,

@@ -8,9 +8,21 @@ from typing import Any
 
 import pytest
 
-from steps.report.counting import balance, class_rows, confusion, precision_by_class, size_rows
+from steps.report.counting import (
+    Gap,
+    Totals,
+    balance,
+    class_rows,
+    confusion,
+    gaps,
+    precision_by_class,
+    size_rows,
+    totals,
+)
 from steps.report.matching import ValImage, collect, match
+from steps.report.reading import Thresholds, thresholds_of
 from trainer.evaluation.coco_metrics import coco_metrics
+from trainer.evaluation.operating_point import operating_points
 
 NAMES = {3: "a", 9: "b", 5: "c"}
 
@@ -38,10 +50,13 @@ def scene(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return {"images": images, "annotations": truth, "categories": categories}, found
 
 
-def matched(coco: dict[str, Any], found: list[dict[str, Any]]) -> list[ValImage]:
+EACH_ITS_OWN = Thresholds(0.5, {3: 0.3, 9: 0.7})
+
+
+def matched(coco: dict[str, Any], found: list[dict[str, Any]], thresholds: Thresholds = EACH_ITS_OWN) -> list[ValImage]:
     _, images = collect(coco, found)
     for image in images:
-        match(image, 0.5)
+        match(image, thresholds)
     return images
 
 
@@ -69,21 +84,24 @@ def test_every_box_and_every_prediction_is_counted_once(seed: int) -> None:
     made = Counter(
         box.category
         for image in images
-        for box, index in zip(image.predictions[: image.made], image.found, strict=False)
-        if index != -2
+        for box, index in zip(image.predictions, image.found, strict=True)
+        if index != -2 and box.score >= EACH_ITS_OWN.of(box.category)
     )
     for category in NAMES:
         assert sum(n for (_, predicted), n in cells.items() if predicted == category) == made[category]
-    for row in class_rows(NAMES, images, {}, {}):
+    for row in class_rows(NAMES, images, {}, {}, EACH_ITS_OWN):
         assert cells[row.id, row.id] == row.hits
         assert row.hits + row.missed == objects[row.id]
         assert row.hits + row.false_positives == made[row.id]
-    sizes = size_rows(images)
+    sums, sizes = totals(images), size_rows(images)
+    assert (sums.boxes, sums.made) == (sum(objects.values()), sum(made.values()))
+    assert sum(gap.missed for gap in gaps(NAMES, images)) == sums.missed >= sums.overlooked
+    assert sums.confused + sums.repeated <= sums.false_positives
     assert [row.boxes for row in sizes] == [
         sum(a["area"] == side**2 and not a["iscrowd"] for a in coco["annotations"]) for side in (12, 50, 120)
     ]
-    assert sum(row.missed for row in sizes) == sum(image.missed for image in images)
-    assert sum(row.false_positives for row in sizes) == sum(image.false_positives for image in images)
+    assert sum(row.missed for row in sizes) == sums.missed
+    assert sum(row.false_positives for row in sizes) == sums.false_positives
 
 
 def test_a_false_positive_on_a_missed_object_of_another_class_is_a_mix_up() -> None:
@@ -106,7 +124,32 @@ def test_a_false_positive_on_a_missed_object_of_another_class_is_a_mix_up() -> N
     assert confusion(matched(coco, found)) == {(3, 3): 1, (None, 9): 1, (3, 9): 1, (9, None): 1, (None, 3): 1}
 
 
-def test_the_best_score_keeps_right_and_wrong_apart() -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_the_points_that_the_evaluation_gives_are_reached_in_the_counts(seed: int) -> None:
+    coco, found = scene(seed)
+    points = operating_points(coco, found)
+    thresholds = thresholds_of({"operating_points": points.as_dict()}, NAMES)
+    for row in class_rows(NAMES, matched(coco, found, thresholds), {}, {}, thresholds):
+        point = points.per_class[row.name]
+        if point.score is not None:
+            assert (row.threshold, row.precision, row.recall) == (point.score, point.precision, point.recall)
+    sums = totals(matched(coco, found, thresholds_of({}, NAMES, points.overall.score)))
+    assert (sums.precision, sums.recall) == (points.overall.precision, points.overall.recall)
+
+
+def test_what_is_missed_most_comes_first() -> None:
+    def box(category: int, side: int, x: int) -> dict[str, Any]:
+        return {"image_id": 1, "category_id": category, "bbox": [x, 0, side, side], "area": side**2}
+
+    truth = [box(3, 20, 0), box(3, 20, 50), box(3, 50, 100), box(9, 120, 200), box(9, 120, 400)]
+    coco = {"images": [{"id": 1}], "categories": [], "annotations": truth}
+    found = [{**truth[3], "score": 0.9}, {**truth[3], "score": 0.8}, {**truth[4], "score": 0.2}]
+    images = matched(coco, found)
+    assert gaps(NAMES, images) == [Gap("a", "small", 2, 2), Gap("a", "medium", 1, 1), Gap("b", "large", 2, 1)]
+    assert totals(images) == Totals(hits=1, missed=4, overlooked=1, false_positives=1, confused=0, repeated=1)
+
+
+def test_precision_and_recall_over_the_scores() -> None:
     row = {"image_id": 1, "category_id": 3}
     truth = [{**row, "bbox": [30 * n, 0, 20, 20]} for n in range(5)]
     coco = {"images": [{"id": 1}], "categories": [], "annotations": truth}
@@ -114,7 +157,6 @@ def test_the_best_score_keeps_right_and_wrong_apart() -> None:
     wrong = [{**box, "bbox": [30 * n, 90, 20, 20], "score": 0.35} for n, box in enumerate(truth)]
     found = balance(matched(coco, right + wrong))
     assert found is not None
-    assert found.f1 == 1
-    assert 0.35 < found.score <= 0.71
-    assert (found.precision[found.best], found.best_recall) == (1, 1)
+    at = {score: (found.precision[place], found.recall[place]) for place, score in enumerate(found.scores)}
+    assert (at[0.35], at[0.36], at[0.9]) == ((0.5, 1), (1, 1), (None, 0))
     assert balance(matched(coco, wrong)) is None

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from steps.report.matching import Box, ValImage, match
 from steps.report.pictures import picture
+from steps.report.reading import Thresholds
 
 # How a camera stored the upright picture, for each value of EXIF's orientation.
 STORED = {
@@ -39,8 +40,8 @@ def test_boxes_lie_on_the_upright_image(tmp_path: Path, orientation: int, told: 
     assert ImageOps.exif_transpose(Image.open(tmp_path / "a.png")).tobytes() == upright.tobytes()
     # Whatever size the annotation file tells: the trainer goes by the image.
     image = ValImage(1, "a.png", *told, truth=[Box(1, 20, 10, 40, 30, 1200)])
-    match(image, 0.5)
-    drawn = picture(image, "", tmp_path, {1: "a"}, 0.5)
+    match(image, Thresholds(0.5))
+    drawn = picture(image, "", tmp_path, {1: "a"})
     with Image.open(io.BytesIO(base64.b64decode(drawn["uri"].split(",", 1)[1]))) as thumbnail:
         shown = thumbnail.convert("RGB").resize([round(side) for side in drawn["view"]])
     (box,) = drawn["truth"]
@@ -65,9 +66,9 @@ def test_labels_do_not_cover_each_other_and_errors_come_first(tmp_path: Path) ->
 
     image = ValImage(1, "none.png", 400, 400, truth=boxes(1, 5), predictions=boxes(2, 60, score=0.9))
     image.truth += [Box(2, b.x, b.y, b.w, b.h, b.area) for b in image.predictions[:55]]
-    match(image, 0.5)
+    match(image, Thresholds(0.5))
     assert (image.missed, image.false_positives) == (5, 5)
-    drawn = picture(image, "", tmp_path, {1: "白血球", 2: "erythrocyte"}, 0.5)
+    drawn = picture(image, "", tmp_path, {1: "白血球", 2: "erythrocyte"})
     rows = [box for box in drawn["truth"] + drawn["predictions"] if box["label"] and "label_x" in box]
     areas = []
     for box in rows:

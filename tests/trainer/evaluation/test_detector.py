@@ -43,7 +43,7 @@ def test_a_checkpoint_comes_back_ready_to_predict(path: Path):
 def test_predictions_are_sorted_cut_at_the_edge_and_in_pixels_of_the_image(path: Path):
     detector = load(path, device="cpu")
     images = [Image.new("L", (300, 150), 200), Image.new("RGB", (50, 70), (9, 80, 200))]
-    found = detector.predict(images)
+    found = detector.predict(images, threshold=0)
     for detections, image in zip(found, images, strict=True):
         assert detections["scores"].shape == detections["labels"].shape == (6,)
         assert detections["scores"].tolist() == sorted(detections["scores"].tolist(), reverse=True)
@@ -65,17 +65,31 @@ def test_an_image_that_the_camera_turned_is_seen_upright(path: Path):
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     turned.getexif()[0x0112] = 6
     assert turned.size == (48, 80)
-    (wanted,), (found,) = detector.predict([upright]), detector.predict([turned])
+    (wanted,), (found,) = (detector.predict([image], threshold=0) for image in (upright, turned))
     assert torch.equal(found["boxes"], wanted["boxes"])
     assert torch.equal(found["scores"], wanted["scores"])
 
 
 def test_a_threshold_leaves_out_the_rest(path: Path):
     detector, image = load(path, device="cpu"), Image.new("RGB", (64, 64))
-    scores = detector.predict([image])[0]["scores"]
+    every = detector.predict([image], threshold=0)[0]
+    scores = every["scores"]
     (kept,) = detector.predict([image], threshold=scores[2].item())
     assert kept["scores"].tolist() == scores[:3].tolist()
     assert len(detector.predict([image], threshold=1.0)[0]["boxes"]) == 0
+    # Left alone, each class has its own.
+    label = int(every["labels"][0])
+    detector.thresholds = [1.0, 1.0]
+    detector.thresholds[label] = scores[every["labels"] == label][-1].item()
+    (kept,) = detector.predict([image])
+    assert kept["scores"].tolist() == scores[every["labels"] == label].tolist()
+
+
+def test_the_thresholds_are_the_operating_points_of_the_checkpoint(path: Path, tmp_path: Path):
+    assert load(path, device="cpu").thresholds == [0.5, 0.5]
+    points = {"overall": {"score": 0.4}, "per_class": {"nut": {"score": None}, "bolt": {"score": 0.7}}}
+    checkpoint.save(tmp_path / "best.pth", {**checkpoint.read(path), "operating_points": points})
+    assert load(tmp_path / "best.pth", device="cpu").thresholds == [0.4, 0.7]
 
 
 def test_no_images_no_predictions(path: Path):

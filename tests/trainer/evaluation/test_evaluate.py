@@ -55,6 +55,11 @@ def test_the_evaluation_agrees_with_the_validation_of_the_training(config: Train
     row = logged[summary["best_epoch"] - 1]
     for name in METRICS:
         assert result.metrics[name] == pytest.approx(row["val"][name], abs=1e-6)
+    stored, now = checkpoint.read(best)["operating_points"], result.operating_points.as_dict()
+    assert list(stored["per_class"]) == ["nut", "bolt"]
+    assert stored["overall"] == pytest.approx(now["overall"], abs=1e-6)
+    for name, point in stored["per_class"].items():
+        assert point == pytest.approx(now["per_class"][name], abs=1e-6)
 
 
 def test_the_evaluation_computes_as_the_run_did(config: TrainConfig, best: Path, tmp_path: Path):

@@ -11,7 +11,7 @@ from trainer.training.recipe import LARGE, Choice, Facts, keep_settings, settle
 
 
 def config(**fields: Any) -> TrainConfig:
-    return TrainConfig.create(fields, dataset_dir="data", output_dir="out")
+    return TrainConfig.create({"model": "detr_resnet50", **fields}, dataset_dir="data", output_dir="out")
 
 
 def chosen(choices: list[Choice]) -> dict[str, Any]:
@@ -108,3 +108,14 @@ def test_a_resumed_run_keeps_what_is_left_out_and_takes_what_is_given(caplog: py
     assert "lr stays 0.0003, as given before" in caplog.text
     with pytest.raises(TrainerError, match="max_size 900 is below image_size 1000"):
         keep_settings(config(max_size=900), {**before, "image_size": 1000}, given)
+
+
+def test_images_smaller_than_the_model_s_size_are_not_enlarged():
+    sizes = {}
+    for side in (40, 90, 200, 250, 900):
+        settled, _ = settle(config(model="ddq_lite0"), Facts(300, 5, shorter_side=side))
+        sizes[side] = (settled.image_size, settled.max_size)
+    assert sizes == {40: (64, 128), 90: (96, 192), 200: (224, 416), 250: (256, 448), 900: (256, 448)}
+    given = config(model="ddq_lite0", image_size=320)
+    assert settle(given, Facts(300, 5, shorter_side=90))[0].image_size == 320
+    assert settle(config(), Facts(300, 5, shorter_side=90))[0].image_size == 800

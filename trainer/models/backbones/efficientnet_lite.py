@@ -34,6 +34,10 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 _STEM_CHANNELS = 32
+# The last stages at strides 8, 16 and 32.
+_PYRAMID_STAGES = ("stage3", "stage5", "stage7")
+PYRAMID_STRIDES = (8, 16, 32)
+PYRAMID_CHANNELS = (40, 112, 320)
 # Up to a quarter of the image's resolution, as the stem and "layer1" of a ResNet.
 _KEPT_STAGES = ("stem", "stage1", "stage2")
 _EPS = 1e-3
@@ -130,6 +134,21 @@ class LiteBackbone(nn.Module):
         """
         features = self.body(images * self.input_scale + self.input_shift)
         return features, mask_of(features, padding_mask)
+
+
+def pyramid(body: nn.Module, images: Tensor) -> list[Tensor]:
+    """Features at `PYRAMID_STRIDES`, with `PYRAMID_CHANNELS`, of the body of a `LiteBackbone` with all seven stages.
+
+    Args:
+        body: of the backbone.
+        images: `[B, 3, H, W]`, with pixels as (value - 127) / 128, which is what the published weights take.
+    """
+    levels = []
+    for name, stage in body.named_children():
+        images = stage(images)
+        if name in _PYRAMID_STAGES:
+            levels.append(images)
+    return levels
 
 
 def imagenet_weights() -> dict[str, Tensor]:

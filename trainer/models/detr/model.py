@@ -181,9 +181,9 @@ def build(spec: Mapping[str, Any]) -> DETR:
     if name not in ARCHITECTURES:
         raise TrainerError(f"unknown model '{name}'; it can be {', '.join(ARCHITECTURES)}")
     known = DetrSettings.model_fields
-    settings = DetrSettings(
-        **{key: value for key, value in {**FAMILY.models[name].defaults, **spec}.items() if key in known}
-    )
+    info = FAMILY.info(name)
+    defaults = {} if info is None else info.defaults
+    settings = DetrSettings(**{key: value for key, value in {**defaults, **spec}.items() if key in known})
     sizes = {size: getattr(settings, size) for size in SIZES if getattr(settings, size) is not None}
     design = replace(ARCHITECTURES[name], **sizes)
     if design.hidden_dim % design.nheads:

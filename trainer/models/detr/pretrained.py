@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import torch
 import torchvision
@@ -16,7 +14,9 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from trainer import checkpoint
 from trainer.errors import TrainerError
 from trainer.models.backbones.efficientnet_lite import imagenet_weights
+from trainer.models.class_rows import choose_rows, match_names
 from trainer.models.detr.architectures import Architecture
+from trainer.models.download import download
 
 _log = logging.getLogger("trainer")
 
@@ -29,7 +29,6 @@ _COCO_NAMES: list[str | None] = [
     None if name in ("__background__", "N/A") else name
     for name in FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 ]
-_NAMES_SHOWN = 10
 
 
 def load(model: nn.Module, pretrained: str, name: str, design: Architecture, class_names: Sequence[str] | None) -> bool:
@@ -58,7 +57,7 @@ def load(model: nn.Module, pretrained: str, name: str, design: Architecture, cla
             raise TrainerError(
                 f"there are no COCO weights for {name}; set pretrained to none, imagenet or a checkpoint"
             )
-        source, content = "the COCO weights", _download(design.coco_weights)
+        source, content = "the COCO weights", download(design.coco_weights)
     else:
         file = checkpoint.find_checkpoint(pretrained)
         if file is None:
@@ -129,21 +128,13 @@ def _class_head(
         return theirs
     if known is None:
         _log.info("class head: the file does not name its classes, so only the row of 'no object' is kept")
-    row_of = {_plain(name): row for row, name in enumerate(known or []) if name is not None}
     names = list(wanted) if wanted is not None else []
-    origin = [row_of.get(_plain(name)) for name in names] or [None] * (count - 1)
-    used = sorted(row_of.values()) or list(range(rows - 1))
-    head = {}
-    for key, value in theirs.items():
-        # A new class starts as the average of the known ones: as rare beside "no object", and no likelier
-        # than the classes that are kept. torch's own initial row would outbid both on any object at all.
-        new = value[used].mean(0) if used else own[key][0]
-        head[key] = torch.stack([new if row is None else value[row] for row in origin] + [value[-1]])
-    if names:
-        kept = [name for name, row in zip(names, origin, strict=True) if row is not None]
-        anew = [name for name, row in zip(names, origin, strict=True) if row is None]
-        _log.info("class head: kept rows for %s; made anew for %s", _listed(kept), _listed(anew))
-    else:
+    known = known if known is not None else [None] * (rows - 1)
+    origin = match_names(known, names) if names else [None] * (count - 1)
+    # A new class is as rare beside "no object" as the known ones, and no likelier than those that are kept. torch's
+    # own initial row would outbid both on any object at all.
+    head = {key: torch.cat([choose_rows(value[:-1], origin, known), value[-1:]]) for key, value in theirs.items()}
+    if not names:
         _log.info("class head: made anew but for 'no object', as the model's classes have no names here")
     return head
 
@@ -159,24 +150,13 @@ def _queries(own: Tensor, theirs: Tensor) -> Tensor:
     return torch.cat([theirs[:kept], own[kept:]])
 
 
-def _plain(name: str) -> str:
-    """A class name without what people write differently: case, spaces, hyphens and underscores."""
-    return "".join(letter for letter in name.casefold() if not letter.isspace() and letter not in "-_")
-
-
-def _listed(names: list[str]) -> str:
-    """The names, or as many as a line has room for."""
-    more = len(names) - _NAMES_SHOWN
-    return (", ".join(names[:_NAMES_SHOWN]) or "none") + (f" and {more} more" if more > 0 else "")
-
-
 def _load_imagenet(model: nn.Module, backbone: str) -> None:
     """Copies ImageNet weights into the backbone: torchvision's first edition, as the paper used, or lite0's."""
     if backbone == "efficientnet_lite0":
         prefix, weights = "backbone.0.", imagenet_weights()
     else:
         entry = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1
-        prefix, weights = "backbone.0.body.", _download(entry.url)
+        prefix, weights = "backbone.0.body.", download(entry.url)
     own = [key for key in model.state_dict() if key.startswith("backbone.")]
     loaded = {prefix + key: value for key, value in weights.items() if prefix + key in own}
     missing = [key for key in own if key not in loaded and not key.endswith("num_batches_tracked")]
@@ -184,16 +164,3 @@ def _load_imagenet(model: nn.Module, backbone: str) -> None:
         raise TrainerError(f"the ImageNet weights of {backbone} are not what this model needs: no {missing[0]}")
     model.load_state_dict(loaded, strict=False)
     _log.info("loaded %d backbone tensors of %s from ImageNet", len(loaded), backbone)
-
-
-def _download(url: str) -> dict[str, Any]:
-    """What torch hub keeps under the address's file name, fetched when it is not there yet."""
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    try:
-        content = torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", check_hash=True, progress=False, weights_only=True
-        )
-    except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TrainerError(f"cannot get {url} ({reason}); put that file at {file}, or set pretrained to none") from None
-    return dict(content)

@@ -1,0 +1,28 @@
+"""Masks that a dump holds as images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from steps.common.errors import StepError
+
+
+def read_mask(path: Path, mode: str = "") -> NDArray[Any]:
+    """Give the pixels of a mask, `[height, width]` or `[height, width, channels]`.
+
+    Args:
+        path: of the image file.
+        mode: as Pillow names it, such as `RGB`; empty: as the file has it.
+
+    Raises:
+        StepError: it is not a readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode) if mode else image)
+    # Pillow calls a broken PNG a syntax error.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise StepError(f"{path} is not readable as a mask ({error}): dump the task again") from None

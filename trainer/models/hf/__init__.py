@@ -1,0 +1,1 @@
+"""Detectors of the `transformers` library, with the weights that are published for them."""

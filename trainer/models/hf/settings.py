@@ -1,0 +1,40 @@
+"""The detectors of transformers as a family, without torch and without transformers."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from trainer.models.family import Family, ModelInfo
+
+
+class HFSettings(BaseModel):
+    """None: what there is to set about these models is in their published configurations."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# The rates are those that D-FINE's and RT-DETR's authors fine-tune with, for 16 images a step. Steps are reckoned from
+# weights that know COCO ("checkpoint" stands for the published ones too): what is new is the class head.
+_INFO = ModelInfo(
+    {
+        "pretrained": "published",
+        "epochs": 50,
+        "batch_size": 4,
+        "lr": 1e-4,
+        "lr_backbone": 1e-5,
+        "lr_drop_at": 0.8,
+        "image_size": 640,
+        "max_size": 640,
+        "augment": "light",
+    },
+    {"coco": 1_500, "imagenet": 20_000, "checkpoint": 1_500, "none": 40_000},
+)
+
+HF = Family(
+    name="hf",
+    settings=HFSettings,
+    module="trainer.models.hf.model",
+    models={},
+    prefix="hf:",
+    prefixed=_INFO,
+)
