@@ -54,28 +54,31 @@ def train_model(
 
     dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
     overrides = _parse_hyperparameters(hyperparameters)
-    for name, count in (("--epochs", epochs), ("--batch-size", batch_size)):
-        if count is not None and (not isinstance(count, int) or count < 1):
-            raise StepError(f"{name} is {count!r}: give a whole number from 1, or None for 'auto'")
-    try:
-        config = TrainConfig.create(
-            overrides,
-            dataset_dir=dataset_dir,
-            output_dir=output_dir,
-            model=model,
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=seed,
-        )
-    except TrainerError as error:
-        raise StepError(str(error)) from None
+
+    def configure() -> TrainConfig:
+        try:
+            return TrainConfig.create(
+                overrides,
+                dataset_dir=dataset_dir,
+                output_dir=output_dir,
+                model=model,
+                epochs=epochs,
+                batch_size=batch_size,
+                seed=seed,
+            )
+        except TrainerError as error:
+            raise StepError(str(error)) from None
+
+    # Before anything is downloaded: a misspelt setting should not have to wait for it.
+    config = configure()
     prepared = dataset_dir / "annotations" / "instances_train.json"
     if not prepared.is_file():
         raise StepError(f"{prepared} is not there: prepare-data makes it, run that first")
     if checkpoint.strip():
         storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
-        start = _bring_checkpoint(checkpoint.strip(), namespace, storage, dataset_dir)
-        config = config.model_copy(update={"pretrained": str(start)})
+        overrides["pretrained"] = str(_bring_checkpoint(checkpoint.strip(), namespace, storage, dataset_dir))
+        # Anew rather than changed: the backbone's rate follows from where the weights come from.
+        config = configure()
 
     from trainer.training.train import train
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -17,12 +19,19 @@ PLACES = ("", "checkpoints/best.pth", "best.pth")
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Writes a checkpoint under a temporary name, flushes it to the disk and renames it into place."""
+    """Writes a checkpoint, of which a kill leaves the old one or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as stream:
+        torch.save(content, stream)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write under a temporary name, which is then flushed to the disk and renamed into place."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("wb") as stream:
-            torch.save(content, stream)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(unfinished, path)

@@ -56,7 +56,11 @@ class TrainConfig(BaseModel):
 
     epochs: int = Field(300, ge=1, description="Number of epochs")
     batch_size: int = Field(2, ge=1, description="Images per step and process")
-    accumulate: int = Field(1, ge=1, description="Parts a batch is computed in, to save memory; same result")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Parts a batch is computed in, to save memory; batch normalisation, where it trains, sees a part",
+    )
     lr: float = Field(1e-4, gt=0, description="Learning rate")
     lr_backbone: float = Field(
         default_factory=_backbone_rate(1e-5), ge=0, description="Learning rate of the backbone; 0 freezes it"
@@ -66,7 +70,9 @@ class TrainConfig(BaseModel):
     lr_drop: int | None = Field(
         None, ge=1, description="Epoch after which the learning rates drop tenfold; default: lr_drop_at of the epochs"
     )
-    lr_drop_at: float = Field(2 / 3, gt=0, le=1, description="Share of the epochs before the learning rates drop")
+    lr_drop_at: float = Field(
+        2 / 3, gt=0, le=1, description="Share of the epochs before the learning rates drop; 1: never"
+    )
     clip_max_norm: float = Field(0.1, ge=0, description="Maximum gradient norm; 0 disables clipping")
     ema_decay: float = Field(0, ge=0, lt=1, description="Decay of the averaged weights (EMA); 0 disables averaging")
     patience: int = Field(
@@ -127,8 +133,12 @@ class TrainConfig(BaseModel):
 
     @property
     def drop_epoch(self) -> int:
-        """Number of epochs at the full learning rate."""
-        return self.lr_drop if self.lr_drop is not None else max(1, round(self.epochs * self.lr_drop_at))
+        """Number of epochs at the full learning rate; that of all epochs where the rates never drop."""
+        if self.lr_drop is not None:
+            return min(self.lr_drop, self.epochs)
+        # Rounding must not swallow the end at the low rate.
+        last = self.epochs - 1 if self.lr_drop_at < 1 else self.epochs
+        return max(1, min(last, round(self.epochs * self.lr_drop_at)))
 
     @classmethod
     def create(cls, hyperparameters: Mapping[str, Any] | None = None, **fields: Any) -> TrainConfig:

@@ -107,7 +107,7 @@ def test_a_family_goes_the_whole_way(family: str, tmp_path: Path, caplog: pytest
 
     detector = load(whole / "checkpoints" / "best.pth", device="cpu")
     pictures = [Image.new("RGB", size, "grey") for size in ((50, 90), (64, 64))]
-    for picture, found in zip(pictures, detector.predict(pictures), strict=True):
+    for picture, found in zip(pictures, detector.predict(pictures, threshold=0), strict=True):
         assert set(found["labels"].tolist()) <= {0, 1}
         assert (found["boxes"] <= torch.tensor(picture.size).repeat(2)).all()
 

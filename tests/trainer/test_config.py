@@ -52,6 +52,9 @@ def test_pretrained_can_be_none_in_words(word):
 def test_drop_epoch_follows_the_epochs_unless_given():
     assert TrainConfig.create(epochs=30, **DETR_PATHS).drop_epoch == 20
     assert TrainConfig.create(epochs=30, lr_drop=5, **DETR_PATHS).drop_epoch == 5
+    # Four fifths of two epochs are two of them, which would leave none at the low rate.
+    assert TrainConfig.create(epochs=2, lr_drop_at=0.8, **DETR_PATHS).drop_epoch == 1
+    assert TrainConfig.create(epochs=1, lr_drop_at=0.8, **DETR_PATHS).drop_epoch == 1
 
 
 def test_a_configuration_survives_json():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,8 @@ from trainer.errors import TrainerError
 from trainer.evaluation.detector import load
 from trainer.evaluation.evaluate import evaluate
 from trainer.models import registry
+from trainer.training import train as training
+from trainer.training.loop import run_epochs
 from trainer.training.train import train
 
 
@@ -59,7 +63,23 @@ def test_train_resume_evaluate_and_predict(dataset_dir: Path, tmp_path: Path, mo
         stop_after(7, patch)
         with pytest.raises(SystemExit):
             train(configure(dataset_dir, tmp_path / "cut", accumulate=2))
-    cut = train(configure(dataset_dir, tmp_path / "cut", accumulate=2))
+    read, held = training.find_last, []
+
+    def watch(folder: Path) -> Any:
+        content = read(folder)
+        held.extend(weakref.ref(value) for value in content["weights_of_the_step"].values())
+        return content
+
+    def run(*arguments: Any) -> None:
+        # What the run was resumed from is not kept in memory beside the run.
+        assert held
+        assert not [value for value in held if value() is not None]
+        run_epochs(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "find_last", watch)
+        patch.setattr(training, "run_epochs", run)
+        cut = train(configure(dataset_dir, tmp_path / "cut", accumulate=2))
     ours, theirs = (checkpoint.read(result.last_checkpoint) for result in (cut, whole))
     for kind in ("model", "weights_of_the_step"):
         assert all(torch.equal(ours[kind][name], value) for name, value in theirs[kind].items())
@@ -75,6 +95,29 @@ def test_train_resume_evaluate_and_predict(dataset_dir: Path, tmp_path: Path, mo
     assert result.metrics["AP"] == pytest.approx(whole.summary["best_AP"], abs=1e-6)
     (found,) = load(whole.best_checkpoint, "cpu").predict([Image.new("RGB", (80, 40))], threshold=0)
     assert found["boxes"].shape == (9, 4)
+
+
+def test_an_epoch_resumed_with_another_batch_sees_every_image_once(
+    dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[int] = []
+    losses = ToyDetector.losses
+
+    def note(self: ToyDetector, outputs: Any, targets: Any, normalizers: torch.Tensor) -> Any:
+        if self.training:
+            seen.extend(int(target["image_id"]) for target in targets)
+        return losses(self, outputs, targets, normalizers)
+
+    monkeypatch.setattr(ToyDetector, "losses", note)
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        with pytest.raises(SystemExit):
+            train(configure(dataset_dir, tmp_path / "run", batch_size=1))
+    result = train(configure(dataset_dir, tmp_path / "run", batch_size=4))
+    assert [sorted(seen[start : start + 6]) for start in (0, 6, 12)] == [list(range(100, 106))] * 3
+    rows = [json.loads(line) for line in result.log.read_text().splitlines()]
+    assert [row["images"] for row in rows] == [6, 6, 6]
+    assert [row["step"] for row in rows] == [4, 6, 8]
 
 
 def test_what_decides_about_weights_may_not_change_in_a_run(dataset_dir: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from dataclasses import dataclass
@@ -54,6 +55,28 @@ def categories_of(coco: dict[str, Any]) -> list[Category]:
     return sorted((Category(int(c["id"]), str(c["name"])) for c in coco["categories"]), key=lambda c: c.id)
 
 
+def ids_by_label(coco: dict[str, Any], classes: list[Category], path: Path) -> list[int]:
+    """The id that a COCO file gives each of a model's classes; -1 for a class that it does not list.
+
+    CVAT numbers the labels of a task in their order, so the id of a class may change from one export to
+    the next while its name stays: classes are found by id and name, else by name.
+
+    Raises:
+        TrainerError: the file has boxes of a class that is not among them.
+    """
+    listed = categories_of(coco)
+    by_name = {category.name: category.id for category in listed}
+    ids = [category.id if category in listed else by_name.get(category.name, -1) for category in classes]
+    used = {int(annotation["category_id"]) for annotation in coco["annotations"]}
+    unknown = [category.name for category in listed if category.id in used and category.id not in ids]
+    if unknown:
+        raise TrainerError(
+            f"{path} has boxes of class '{unknown[0]}', which the model does not know;"
+            f" it knows {', '.join(category.name for category in classes)}"
+        )
+    return ids
+
+
 class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     """Images with their boxes; images without any are kept, as the model must learn to stay silent.
 
@@ -69,7 +92,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         transform: Transform,
         *,
         images_root: Path | None = None,
-        label_of: dict[int, int] | None = None,
+        classes: list[Category] | None = None,
         seed: int = 0,
     ) -> None:
         """Reads the COCO file and checks that its images are there.
@@ -79,7 +102,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             transform: applied to every sample.
             images_root: what a relative `file_name` starts from; None for the folder that holds
                 `annotations`.
-            label_of: label for each category id; None to number the file's categories by ascending id.
+            classes: by label; None for the file's own, by ascending id.
             seed: of the augmentation.
 
         Raises:
@@ -91,15 +114,14 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         self.coco = read_coco(path)
         self.categories = categories_of(self.coco)
         root = images_root if images_root is not None else path.parent.parent
-        self.label_of = (
-            label_of if label_of is not None else {category.id: label for label, category in enumerate(self.categories)}
-        )
+        self.category_ids = ids_by_label(self.coco, self.categories if classes is None else classes, path)
+        self.label_of = {category_id: label for label, category_id in enumerate(self.category_ids) if category_id >= 0}
         self.image_ids = [int(image["id"]) for image in self.coco["images"]]
         self.files = [root / image["file_name"] for image in self.coco["images"]]
         for file in self.files:
             if not file.is_file():
                 raise TrainerError(f"image {file} does not exist, but {path} names it")
-        self._objects = self._group_by_image()
+        self._boxes, self._labels, self._starts = self._group_by_image()
         self.sizes = [self._size(number) for number in range(len(self.files))]
 
     def _size(self, index: int) -> Size:
@@ -108,8 +130,12 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         width, height = int(listed.get("width") or 0), int(listed.get("height") or 0)
         return (width, height) if width > 0 and height > 0 else read_size(self.files[index])
 
-    def _group_by_image(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """For each image id the corner boxes `[n, 4]` in px and the labels `[n]`."""
+    def _group_by_image(self) -> tuple[Tensor, Tensor, list[int]]:
+        """Corner boxes `[n, 4]` in px and labels `[n]`, image after image, and where each image's begin, with the end.
+
+        Two tensors in all: a worker that is not forked is handed every tensor by a file descriptor of its own, of
+        which a process may have a thousand.
+        """
         rows: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in self.image_ids}
         for annotation in self.coco["annotations"]:
             if annotation.get("iscrowd", 0):
@@ -121,13 +147,14 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
                 raise TrainerError(f"{self.path}: a box has category {category_id}, which is not known")
             x, y, width, height = (float(value) for value in annotation["bbox"])
             rows[image_id].append(([x, y, x + width, y + height], self.label_of[category_id]))
-        return {
-            image_id: (
-                torch.tensor([box for box, _ in objects], dtype=torch.float32).reshape(-1, 4),
-                torch.tensor([label for _, label in objects], dtype=torch.int64),
-            )
-            for image_id, objects in rows.items()
-        }
+        grouped = [rows[image_id] for image_id in self.image_ids]
+        boxes = [box for objects in grouped for box, _ in objects]
+        labels = [label for objects in grouped for _, label in objects]
+        return (
+            torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            torch.tensor(labels, dtype=torch.int64),
+            [0, *itertools.accumulate(len(objects) for objects in grouped)],
+        )
 
     def __len__(self) -> int:
         return len(self.files)
@@ -135,12 +162,12 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     @property
     def num_boxes(self) -> int:
         """Boxes in the file, crowd regions aside."""
-        return sum(self.boxes_by_image)
+        return len(self._labels)
 
     @property
     def boxes_by_image(self) -> list[int]:
         """How many boxes each image has, crowd regions aside."""
-        return [len(self._objects[image_id][1]) for image_id in self.image_ids]
+        return [stop - start for start, stop in itertools.pairwise(self._starts)]
 
     @property
     def most_boxes(self) -> int:
@@ -153,7 +180,8 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         None stands for the size that the file gives.
         """
         size = size or self.sizes[index]
-        boxes, labels = self._objects[self.image_ids[index]]
+        own = slice(self._starts[index], self._starts[index + 1])
+        boxes, labels = self._boxes[own], self._labels[own]
         boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([*size, *size], dtype=torch.float32))
         solid = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return boxes[solid], labels[solid]

@@ -28,32 +28,30 @@ class EpochLoader:
     def __init__(self, dataset: CocoDetection, sampler: EpochSampler, workers: int) -> None:
         """Takes the order, and the number of processes that load; 0 loads when a batch is asked for."""
         self.sampler = sampler
-        self._onwards = EndlessSampler(sampler)
-        self._loader = _loader(dataset, self._onwards, workers)
+        self._loader = _loader(dataset, EndlessSampler(sampler), workers)
         self._ahead: Iterator[Batch] | None = None
-        self._place: tuple[int, int] | None = None
+        self._next_epoch: int | None = None
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, first_batch = place = self.sampler.epoch, self.sampler.first_batch
-        if first_batch >= len(self):
+        epoch, steps = self.sampler.epoch, len(self.sampler)
+        if not steps:
             return
-        if self._ahead is None or self._place != place or epoch == self.sampler.epochs:
-            self._onwards.start = place
+        if self._ahead is None or self._next_epoch != epoch or self.sampler.seen or epoch == self.sampler.epochs:
             self._ahead = iter(self._loader)
-        for number in range(first_batch, len(self)):
-            # Nowhere, should the batch not come: whoever tries again starts the loader anew.
-            self._place = None
+        # None, should a batch not come or not be asked for: whoever tries again starts the loader anew.
+        self._next_epoch = None
+        for number in range(1, steps + 1):
             batch = next(self._ahead)
-            is_last = number + 1 == len(self)
-            self._place = (epoch + 1, 0) if is_last else (epoch, number + 1)
+            if number == steps:
+                self._next_epoch = epoch + 1
             yield batch
 
 
 def train_loader(dataset: CocoDetection, sampler: EpochSampler, workers: int) -> EpochLoader:
-    """Batches of a shuffled epoch; set the sampler's `epoch` and `first_batch` before iterating."""
+    """Batches of a shuffled epoch; set the sampler's `epoch` and `seen` before iterating."""
     return EpochLoader(dataset, sampler, workers)
 
 

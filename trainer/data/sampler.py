@@ -17,7 +17,7 @@ _WINDOW = 16
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) in an order that the seed and the epoch fix, from any batch on.
+    """Batches of (epoch, index) in an order that the seed and the epoch fix, of all images or of those still to come.
 
     Every image comes once an epoch. With several processes a step's batch has `batch_size * world_size` images,
     and is what one process with that batch size would see: the parts of the ranks, in their order, make it up.
@@ -25,7 +25,10 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     an epoch has fewer images than there are ranks is it filled up, from the beginning of the epoch's order, so
     that each has one.
 
-    Set `epoch` and `first_batch` before iterating.
+    An epoch that is resumed leaves out what it has `seen`. With the settings that it was begun with, the batches are
+    those that it would have had; with others, such as another batch size, each image still comes once.
+
+    Set `epoch` and `seen` before iterating.
     """
 
     def __init__(
@@ -59,37 +62,56 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.sizes = sizes
         self.epochs = epochs
         self.epoch = 0
-        self.first_batch = 0
+        self.seen: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
-        return -(-self.size // (self.batch_size * self.world_size))
+        return -(-(self.size - len(self.seen)) // self._whole)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self.batches(self.epoch, self.first_batch)
+        return self.batches(self.epoch, self.seen)
 
-    def batches(self, epoch: int, first_batch: int) -> Iterator[list[tuple[int, int]]]:
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch from its beginning."""
+        return -(-self.size // self._whole)
+
+    def seen_after(self, batches: int) -> frozenset[int]:
+        """The images that all ranks have seen in the epoch when so many of its batches are done."""
+        return self.seen.union(*self._whole_batches(self.epoch, self.seen)[:batches])
+
+    def batches(self, epoch: int, seen: frozenset[int]) -> Iterator[list[tuple[int, int]]]:
         """This rank's part of each batch of an epoch."""
-        for batch in self._whole_batches(epoch)[first_batch:]:
+        for batch in self._whole_batches(epoch, seen):
             start, stop = (len(batch) * rank // self.world_size for rank in (self.rank, self.rank + 1))
             yield [(epoch, index) for index in batch[start:stop]]
 
-    def _whole_batches(self, epoch: int) -> list[list[int]]:
+    @property
+    def _whole(self) -> int:
+        return self.batch_size * self.world_size
+
+    def _whole_batches(self, epoch: int, seen: frozenset[int]) -> list[list[int]]:
         """The batches of all ranks together; the one that is not full comes last."""
         rng = random.Random(f"{self.seed}/{epoch}")
         order = list(range(self.size))
         rng.shuffle(order)
-        whole = self.batch_size * self.world_size
+        whole = self._whole
         full = self.size - self.size % whole
-        chosen, rest = order[:full], order[full:]
+        chosen = order[:full]
         if self.sizes is not None:
             chosen = sort_in_windows(chosen, self.sizes(epoch), _WINDOW * whole)
-        groups = [chosen[start : start + whole] for start in range(0, full, whole)]
+        groups = _in_groups(chosen, whole)
         if self.sizes is not None:
             rng.shuffle(groups)
-        if rest:
-            missing = max(0, self.world_size - len(rest))
-            groups.append(rest + list(itertools.islice(itertools.cycle(order), missing)))
+        to_come = [index for index in [*itertools.chain(*groups), *order[full:]] if index not in seen]
+        groups = _in_groups(to_come, whole)
+        if groups:
+            missing = max(0, self.world_size - len(groups[-1]))
+            groups[-1] += itertools.islice(itertools.cycle(order), missing)
         return groups
+
+
+def _in_groups(order: list[int], size: int) -> list[list[int]]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def sort_in_windows(order: list[int], sizes: Sequence[Size], window: int) -> list[int]:
@@ -104,16 +126,15 @@ def sort_in_windows(order: list[int], sizes: Sequence[Size], window: int) -> lis
 
 
 class EndlessSampler(Sampler[list[tuple[int, int]]]):
-    """A sampler's batches from a place on, epoch after epoch."""
+    """A sampler's batches from where it stands, epoch after epoch."""
 
     def __init__(self, sampler: EpochSampler) -> None:
         self.sampler = sampler
-        self.start = (0, 0)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        first_epoch, first_batch = self.start
+        first_epoch, seen = self.sampler.epoch, self.sampler.seen
         for epoch in itertools.count(first_epoch):
             if epoch > first_epoch and epoch == self.sampler.epochs:
                 return
-            yield from self.sampler.batches(epoch, first_batch)
-            first_batch = 0
+            yield from self.sampler.batches(epoch, seen)
+            seen = frozenset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageOps
@@ -95,7 +96,11 @@ def load(path: str | Path, device: str = "auto") -> Detector:
         TrainerError: the file is missing, damaged, or not one of ours (the authors' checkpoints name no
             classes; start a training from them with `pretrained` instead).
     """
-    content = checkpoint.read(path)
+    return from_content(checkpoint.read(path), path, pick_device(device))
+
+
+def from_content(content: dict[str, Any], path: str | Path, device: torch.device) -> Detector:
+    """As `load`, for a checkpoint that has been read from `path`."""
     described = checkpoint.model_in(content)
     missing = {"model", "class_names", "category_ids"} - set(content)
     if missing or described is None:
@@ -103,16 +108,15 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     family_name, spec = described
     model = family(family_name).build(spec)
     model.load_state_dict(content["model"])
-    where = pick_device(device)
     categories = [
         Category(category_id, name)
         for category_id, name in zip(content["category_ids"], content["class_names"], strict=True)
     ]
     return Detector(
-        model.to(where).eval(),
+        model.to(device).eval(),
         categories,
         content["image_size"],
         content["max_size"],
-        where,
+        device,
         thresholds(content.get("operating_points"), content["class_names"]),
     )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from trainer.data.coco_dataset import Category, CocoDetection, annotation_file, categories_of, read_coco
-from trainer.data.data_loader import eval_loader
+from trainer.checkpoint import read
+from trainer.config import Precision
+from trainer.data.coco_dataset import CocoDetection, annotation_file
+from trainer.data.data_loader import default_workers, eval_loader
 from trainer.data.transforms import EvalTransform
-from trainer.device import limit_threads
+from trainer.device import limit_threads, pick_arithmetic, pick_device
 from trainer.errors import TrainerError
 from trainer.evaluation.coco_metrics import coco_metrics
-from trainer.evaluation.detector import Detector, load
+from trainer.evaluation.detector import from_content
 from trainer.evaluation.operating_point import OperatingPoints, operating_points
 from trainer.evaluation.predict import predict
 
@@ -46,8 +49,9 @@ def evaluate(
     split: str = "val",
     images_root: str | Path | None = None,
     batch_size: int | None = None,
-    device: str = "auto",
-    workers: int = 0,
+    device: str | None = None,
+    precision: Precision | None = None,
+    workers: int | Literal["auto"] = "auto",
 ) -> EvaluationResult:
     """Predicts on a split and scores the predictions (COCO detection metrics; section 4 of the paper).
 
@@ -57,8 +61,9 @@ def evaluate(
         split: which file to evaluate on.
         images_root: what a relative `file_name` starts from; None for `dataset_dir`.
         batch_size: images a batch, None for 8. Padding makes the last digits of the numbers depend on it.
-        device: as in `TrainConfig`.
-        workers: processes that load images.
+        device: as in `TrainConfig`; None for that of the run, or for `auto` where this machine does not have it.
+        precision: likewise.
+        workers: processes that load images, as in `TrainConfig`.
 
     Raises:
         TrainerError: a file is missing or damaged, or the split has boxes of a class that the model does
@@ -66,50 +71,52 @@ def evaluate(
     """
     started = time.monotonic()
     limit_threads()
-    detector = load(checkpoint, device)
+    content = read(checkpoint)
+    run = content.get("config", {})
+    where = _of_run(pick_device, device, run.get("device"))
+    arithmetic = _of_run(lambda name: pick_arithmetic(name, where), precision, run.get("precision"))
+    detector = from_content(content, checkpoint, where)
     path = annotation_file(Path(dataset_dir), split)
-    coco = read_coco(path)
-    category_ids = _ids_in(coco, detector, path)
     dataset = CocoDetection(
         path,
         EvalTransform(detector.image_size, detector.max_size),
         images_root=Path(images_root) if images_root is not None else None,
-        label_of={category_id: label for label, category_id in enumerate(category_ids) if category_id >= 0},
+        classes=detector.categories,
     )
     if not len(dataset):
         raise TrainerError(f"{path} has no images to evaluate on")
+    if workers == "auto":
+        workers = default_workers(where)
     predictions, _ = predict(
-        detector.model, eval_loader(dataset, batch_size or 8, workers), detector.device, category_ids
+        detector.model,
+        eval_loader(dataset, batch_size or 8, workers),
+        where,
+        dataset.category_ids,
+        arithmetic=arithmetic,
     )
-    metrics, per_id = coco_metrics(coco, predictions)
-    names = {category.id: category.name for category in categories_of(coco)}
+    metrics, per_id = coco_metrics(dataset.coco, predictions)
+    names = {category.id: category.name for category in dataset.categories}
     return EvaluationResult(
         metrics=metrics,
         per_class={names[category_id]: scores for category_id, scores in per_id.items()},
-        operating_points=operating_points(coco, predictions),
+        operating_points=operating_points(dataset.coco, predictions),
         predictions=predictions,
         class_names=detector.class_names,
-        category_ids=category_ids,
+        category_ids=dataset.category_ids,
         images=len(dataset),
         boxes=dataset.num_boxes,
         seconds=time.monotonic() - started,
     )
 
 
-def _ids_in(coco: dict[str, Any], detector: Detector, path: Path) -> list[int]:
-    """For each label the split's category id, or -1.
+_Picked = TypeVar("_Picked")
 
-    CVAT numbers the labels of a task in their order, so the id of a class may change from one export to
-    the next while its name stays.
-    """
-    split = categories_of(coco)
-    by_name: dict[str, int] = {category.name: category.id for category in split}
-    ids = [category.id if category in split else by_name.get(category.name, -1) for category in detector.categories]
-    used = {int(annotation["category_id"]) for annotation in coco["annotations"]}
-    unknown: list[Category] = [c for c in split if c.id in used and c.id not in ids]
-    if unknown:
-        raise TrainerError(
-            f"{path} has boxes of class '{unknown[0].name}', which the checkpoint does not know;"
-            f" it knows {', '.join(detector.class_names)}"
-        )
-    return ids
+
+def _of_run(pick: Callable[[Any], _Picked], asked: str | None, of_run: str | None) -> _Picked:
+    """What is asked for, else what the run had, else what suits a machine that does not have that."""
+    if asked is not None:
+        return pick(asked)
+    try:
+        return pick(of_run or "auto")
+    except TrainerError:
+        return pick("auto")

@@ -15,10 +15,11 @@ from trainer.models.interface import DetectionModel
 
 
 class Averages:
-    """Means of named figures over steps, with a state that a checkpoint can hold."""
+    """Means of named figures over the steps that have them, with a state that a checkpoint can hold."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
+        self.weights: dict[str, float] = {}
         self.weight = 0.0
 
     def add(self, figures: dict[str, float], weight: float = 1.0) -> None:
@@ -26,18 +27,21 @@ class Averages:
         self.weight += weight
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * weight
+            self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def means(self) -> dict[str, float]:
         """The means so far."""
-        return {name: value / self.weight for name, value in self.sums.items()} if self.weight else {}
+        return {name: value / self.weights[name] for name, value in self.sums.items() if self.weights[name]}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain containers."""
-        return {"sums": dict(self.sums), "weight": self.weight}
+        return {"sums": dict(self.sums), "weights": dict(self.weights), "weight": self.weight}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up where `state_dict` left off."""
         self.sums, self.weight = dict(state["sums"]), float(state["weight"])
+        # Older checkpoints have one weight for all.
+        self.weights = dict(state.get("weights", dict.fromkeys(self.sums, self.weight)))
 
 
 @torch.no_grad()
@@ -89,7 +93,8 @@ def predict(
 
 def _coco_rows(image_id: int, found: dict[str, Tensor], category_ids: list[int]) -> list[dict[str, Any]]:
     """One image's detections as COCO results."""
-    corners = found["boxes"].double().cpu()
+    # On the CPU first: Apple's GPU has no float64.
+    corners = found["boxes"].cpu().double()
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
     return [
         {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}

@@ -58,6 +58,12 @@ class Processes:
         """A context in which the processes can reach each other, from the device that each computes on."""
         return _Connection(self, device)
 
+    def agree(self, model: nn.Module) -> None:
+        """Gives every process the weights and statistics of the first, in place."""
+        if self.many:
+            for value in model.state_dict().values():
+                distributed.broadcast(value, 0)
+
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
         """The model with gradients averaged over the processes; alone, the model itself."""
         if not self.many:
@@ -80,6 +86,14 @@ class Processes:
     def mean(self, values: Tensor, device: torch.device) -> Tensor:
         """The sum over the processes divided by their number, on the device; alone, the values as they are."""
         return self.sum(values.to(device)) / self.size if self.many else values
+
+    def least(self, value: int, device: torch.device) -> int:
+        """The smallest of what each process has."""
+        if not self.many:
+            return value
+        values = torch.tensor(value, device=device)
+        distributed.all_reduce(values, distributed.ReduceOp.MIN)
+        return int(values)
 
     def gather(self, value: Any) -> list[Any]:
         """What each process has, by rank: plain containers."""

@@ -40,7 +40,8 @@ def follow(state: RunState, validation: dict[str, float]) -> None:
     if not config.patience or position.stalled < config.patience or position.epoch >= state.end_epoch:
         return
     if position.epoch < state.drop_epoch:
-        tail = config.epochs - config.drop_epoch
+        # Where the rates were never to drop there is no such end, and one epoch shows what it would have brought.
+        tail = max(1, config.epochs - config.drop_epoch)
         position.drop_epoch, position.end_epoch = position.epoch, position.epoch + tail
         position.stalled = 0
         _log.info(

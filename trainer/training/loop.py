@@ -59,7 +59,10 @@ def run_epochs(
     loader = train_loader(train_set, sampler, workers)
     val_loader = eval_loader(val_set, config.batch_size, workers, **ranks)
     journal = Journal(config.output_dir, position.epoch, position.step) if processes.is_main else None
-    progress = Progress(lambda: state.end_epoch, len(sampler), config.log_seconds, bar=processes.is_main)
+    sampler.seen = frozenset(position.seen)
+    # What remains of an epoch that was begun with other settings, counted in batches of this run's.
+    position.step_in_epoch = sampler.steps - len(sampler)
+    progress = Progress(lambda: state.end_epoch, sampler.steps, config.log_seconds, bar=processes.is_main)
     clock = _Clock()
 
     def before_step() -> None:
@@ -74,13 +77,16 @@ def run_epochs(
         position.step_in_epoch += 1
         if state.average is not None:
             state.average.update_parameters(state.model)
-        position.train_seconds += clock.lap(position)
+        seconds = clock.lap(position)
+        position.train_seconds += seconds
+        position.epoch_train_seconds += seconds
         progress.step(position.epoch, position.step_in_epoch, figures["loss"])
         if stop:
             leave()
 
     def leave() -> None:
         clock.lap(position)
+        position.seen = sorted(sampler.seen_after(position.step_in_epoch - (sampler.steps - len(sampler))))
         state.save_last()
         _log.info("asked to stop; the run resumes from %s", state.last_path)
         raise SystemExit(143)
@@ -93,7 +99,7 @@ def run_epochs(
     with progress, contextlib.closing(journal) if journal is not None else contextlib.nullcontext():
         while position.epoch < state.end_epoch:
             clock.lap(position)
-            sampler.epoch, sampler.first_batch = position.epoch, position.step_in_epoch
+            sampler.epoch = position.epoch
             try:
                 train_one_epoch(
                     learner,
@@ -109,6 +115,7 @@ def run_epochs(
                 validation = _validate(state, val_set, val_loader, device, arithmetic, leave_if_asked)
             clock.lap(position)
             _end_epoch(state, journal, progress, validation)
+            sampler.seen = frozenset()
 
 
 class _Clock:
@@ -136,12 +143,11 @@ def _validate(
     """Losses and COCO's twelve numbers on the validation images; None when there are none."""
     if not len(val_set):
         return None
-    category_ids = [category.id for category in state.categories]
     rows, losses = predict(
         state.eval_model,
         loader,
         device,
-        category_ids,
+        val_set.category_ids,
         with_losses=True,
         arithmetic=arithmetic,
         after_batch=leave_if_asked,
@@ -165,8 +171,10 @@ def _end_epoch(
     config, position = state.config, state.position
     means, images, steps = state.averages.means(), int(state.averages.weight), position.step_in_epoch
     seconds, factor = position.epoch_seconds, _rate_factor(state.optimizer)
+    seconds_per_step = position.epoch_train_seconds / max(1, steps)
     position.epoch += 1
-    position.step_in_epoch, position.epoch_seconds = 0, 0.0
+    position.step_in_epoch, position.seen = 0, []
+    position.epoch_seconds = position.epoch_train_seconds = 0.0
     state.averages.load_state_dict({"sums": {}, "weight": 0.0})
 
     if validation is not None:
@@ -184,7 +192,7 @@ def _end_epoch(
         "train": means,
         "val": validation,
         "seconds": seconds,
-        "seconds_per_step": seconds / max(1, steps),
+        "seconds_per_step": seconds_per_step,
         "images": images,
     }
     if journal is not None:

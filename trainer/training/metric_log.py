@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from trainer.checkpoint import replacing
+
 _log = logging.getLogger("trainer")
 
 
@@ -21,7 +23,9 @@ class Journal:
         self.path = output_dir / "log.jsonl"
         output_dir.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_log(self.path) if row["epoch"] <= epochs_done]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        # In one piece: a kill while the file is written anew would otherwise take the earlier epochs with it.
+        with replacing(self.path) as stream:
+            stream.write("".join(json.dumps(row) + "\n" for row in kept).encode())
         self._board = _open_board(output_dir / "tensorboard", steps_done)
 
     def epoch(self, row: dict[str, Any]) -> None:

@@ -6,13 +6,16 @@ how many steps there are, how many images stand behind each, and how often the s
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainer.config import TrainConfig
+from trainer.config import NOT_FOR_USERS, TrainConfig, config_class, parse
 from trainer.models.registry import family_of, model_info
+
+_log = logging.getLogger("trainer")
 
 LARGE = 20_000
 """Images from which on the paper's settings hold as they are."""
@@ -51,23 +54,60 @@ class Choice:
         return asdict(self)
 
 
-def settle(
-    config: TrainConfig, facts: Facts, before: Mapping[str, Any] | None = None
-) -> tuple[TrainConfig, list[Choice]]:
+def keep_settings(config: TrainConfig, before: Mapping[str, Any], given: Collection[str]) -> TrainConfig:
+    """The settings that a resumed run goes by.
+
+    What is given now counts; what is left out keeps the value that it had, whether it was given then or chosen by the
+    recipe: half of an epoch in batches of four is not half of one in batches of eight, though the pod may have moved
+    to another machine. Only the paths are always today's, and an `lr_drop` gives way to an `lr_drop_at` given now.
+
+    Args:
+        config: as given now.
+        before: every setting of the earlier run.
+        given: the names of those that the user had given.
+
+    Returns:
+        The configuration, in which `model_fields_set` names what was given in either run.
+
+    Raises:
+        TrainerError: what is given now contradicts what is kept.
+    """
+    now = config.model_fields_set
+    if "model" in now and config.model != before["model"]:
+        # Another model has other settings; `check_same_run` refuses it.
+        return config
+    known = config_class(before["model"]).model_fields
+    dropped = {*NOT_FOR_USERS, *now, *(["lr_drop"] if "lr_drop_at" in now else [])}
+    kept = {name: value for name, value in before.items() if name in known and name not in dropped}
+    merged = parse({**kept, **{name: getattr(config, name) for name in now}})
+    differences = [
+        f"{name} is now {getattr(merged, name)} ({before[name]} before)"
+        for name in known
+        if name in now
+        and name in before
+        and name not in NOT_FOR_USERS
+        and merged.model_dump(mode="json")[name] != before[name]
+    ]
+    differences += [f"{name} stays {kept[name]}, as given before" for name in kept if name in given]
+    if differences:
+        _log.info("settings of the resumed run: %s", "; ".join(differences))
+    return type(merged).model_construct(_fields_set=now | (set(given) & set(kept)), **dict(merged))
+
+
+def settle(config: TrainConfig, facts: Facts, decided: Collection[str] = ()) -> tuple[TrainConfig, list[Choice]]:
     """Chooses what was not given.
 
     Args:
         config: whose `model_fields_set` are left as they are.
         facts: of the dataset and the device.
-        before: the settings of the run that is resumed. What was chosen then stays, though the pod may have moved to
-            another GPU: half of an epoch in batches of four is not half of one in batches of eight.
+        decided: names of more settings to leave as they are: those of the run that is resumed.
 
     Returns:
         The configuration to train with, and what was chosen, in the order in which it was.
     """
     if config.recipe == "paper":
         return config, []
-    choices = _Choices(config, facts, before or {})
+    choices = _Choices(config, facts, config.model_fields_set | set(decided))
     choices.make_room_for_boxes()
     choices.fill_the_gpu()
     if facts.images < LARGE:
@@ -79,17 +119,15 @@ def settle(
 class _Choices:
     """A configuration under way, and what was chosen so far."""
 
-    def __init__(self, config: TrainConfig, facts: Facts, before: Mapping[str, Any]) -> None:
+    def __init__(self, config: TrainConfig, facts: Facts, decided: Collection[str]) -> None:
         self.config = config
         self.facts = facts
-        self.before = before
         self.made: list[Choice] = []
-        self._given = config.model_fields_set
+        self._decided = decided
 
     def choose(self, field: str, value: Any, reason: str) -> None:
-        """Sets a field that was not given; what changes nothing is not worth a line."""
-        value = self.before.get(field, value)
-        if field in self._given or getattr(self.config, field) == value:
+        """Sets a field that is not decided; what changes nothing is not worth a line."""
+        if field in self._decided or getattr(self.config, field) == value:
             return
         self.config = type(self.config).model_construct(
             _fields_set=self.config.model_fields_set, **{**dict(self.config), field: value}

@@ -28,7 +28,7 @@ from trainer.training.loop import run_epochs
 from trainer.training.optimizer import build_optimizer
 from trainer.training.preemption import Interrupt
 from trainer.training.progress import in_words
-from trainer.training.recipe import Choice, Facts, settle
+from trainer.training.recipe import Choice, Facts, keep_settings, settle
 from trainer.training.reference_results import comparable
 from trainer.training.train_state import RunState, check_same_run, find_last
 
@@ -56,7 +56,8 @@ def train(config: TrainConfig) -> TrainResult:
     weights (on a CPU, to the bit) as a run that was never cut off; a finished run returns at once.
 
     Args:
-        config: of the run; see `TrainConfig`.
+        config: of the run; see `TrainConfig`. In a run that is resumed, what is left out keeps its value
+            (`trainer.training.recipe.keep_settings`).
 
     Raises:
         TrainerError: the dataset, the weights or an earlier run in `output_dir` do not fit, or the loss
@@ -64,20 +65,24 @@ def train(config: TrainConfig) -> TrainResult:
         SystemExit: with code 143 after SIGTERM, once `last.pth` is written.
     """
     processes = Processes.from_environment()
-    device = pick_device(config.device, processes.local_rank)
     if not processes.is_main:
         _log.setLevel(logging.ERROR)
+    earlier = find_last(config.output_dir)
+    if earlier is not None:
+        config = keep_settings(config, earlier["config"], earlier.get("given", ()))
+    device = pick_device(config.device, processes.local_rank)
     with Interrupt() as interrupt, processes.connect(device):
         threads = limit_threads(processes.on_this_machine)
         arithmetic = pick_arithmetic(config.precision, device)
         train_set, val_set = _open_datasets(config)
-        earlier = find_last(config.output_dir)
-        before = earlier["config"] if earlier is not None else None
-        config, choices = settle(config, _facts(train_set, processes, device), before)
-        if config.model_reason:
-            choices.insert(0, Choice("model", config.model, config.model_reason))
+        facts = _facts(train_set, processes, device)
+        config, choices = settle(config, facts, earlier["config"] if earlier is not None else ())
         if earlier is not None:
             check_same_run(earlier, config, train_set.categories)
+            made_before = [Choice(**row) for row in earlier.get("recipe", ())]
+            choices = [c for c in made_before if c.field not in config.model_fields_set] + choices
+        if config.model_reason:
+            choices.insert(0, Choice("model", config.model, config.model_reason))
         train_set.transform = train_transform(config.augment, config.image_size, config.max_size)
         val_set.transform = EvalTransform(config.image_size, config.max_size)
         warnings = look_over(
@@ -89,12 +94,15 @@ def train(config: TrainConfig) -> TrainResult:
         )
         torch.manual_seed(config.seed + processes.rank)
         state = _new_state(config, train_set, device, arithmetic, processes, earlier)
+        state.recipe = [choice.as_row() for choice in choices]
         if earlier is not None:
             state.resume(earlier)
         else:
             _say(choices, warnings)
             for line in comparable(config.model, len(train_set)):
                 _log.info("%s", line)
+        # Weights and optimizer states are copied: for the rest of the run they would lie in memory a second time.
+        earlier = None
         state.position.warnings = [*warnings, *(w for w in state.position.warnings if w not in warnings)]
         if device.type == "cuda" and torch.cuda.device_count() > processes.on_this_machine:
             _log.info(
@@ -108,7 +116,7 @@ def train(config: TrainConfig) -> TrainResult:
             run_epochs(state, train_set, val_set, device, arithmetic, interrupt)
         else:
             _log.info("the run in %s has its %d epochs already", config.output_dir, state.position.epoch)
-        return _finish(state, train_set, val_set, device, arithmetic, choices)
+        return _finish(state, train_set, val_set, device, arithmetic)
 
 
 def _open_datasets(config: TrainConfig) -> tuple[CocoDetection, CocoDetection]:
@@ -127,7 +135,7 @@ def _open_datasets(config: TrainConfig) -> tuple[CocoDetection, CocoDetection]:
         annotation_file(config.dataset_dir, "val"),
         as_they_are,
         images_root=config.images_root,
-        label_of=train_set.label_of,
+        classes=train_set.categories,
     )
     _log.info(
         "%d images with %d boxes to train on, %d with %d to validate on, classes: %s",
@@ -182,6 +190,8 @@ def _new_state(
         _, before = checkpoint.model_in(earlier) or ("", {})
         model = family.build({**before, **spec})
     model = model.to(device)
+    # Each process draws random weights of its own, and what is copied from them below would stay apart.
+    processes.agree(model)
     if processes.many and device.type == "cuda":
         model = cast(DetectionModel, nn.SyncBatchNorm.convert_sync_batchnorm(model))
     return RunState(
@@ -207,7 +217,6 @@ def _finish(
     val_set: CocoDetection,
     device: torch.device,
     arithmetic: Arithmetic,
-    choices: list[Choice],
 ) -> TrainResult:
     """Writes train.json and says how it went."""
     config, position, limit = state.config, state.position, _object_limit(state.config)
@@ -233,7 +242,7 @@ def _finish(
         "object_limit": None if limit is None else dict(zip(("setting", "value"), limit, strict=True)),
         "processes": state.processes.size,
         "config": config.model_dump(mode="json"),
-        "recipe": [choice.as_row() for choice in choices],
+        "recipe": state.recipe,
         "warnings": position.warnings,
     }
     if state.processes.is_main:

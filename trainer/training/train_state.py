@@ -30,12 +30,16 @@ class Position:
     """Complete epochs."""
     step_in_epoch: int = 0
     """Optimizer steps taken in the epoch under way."""
+    seen: list[int] = field(default_factory=list)
+    """Indices of the images that the epoch under way has seen, when the run was stopped in the middle of one."""
     step: int = 0
     """Optimizer steps in all."""
     seconds: float = 0.0
     """Time spent up to the last checkpoint, over all processes that worked on the run."""
     train_seconds: float = 0.0
     """The part of it spent in optimizer steps."""
+    epoch_train_seconds: float = 0.0
+    """The part of them that belongs to the epoch under way."""
     epoch_seconds: float = 0.0
     """Time spent in the epoch under way."""
     best_epoch: int = 0
@@ -71,6 +75,8 @@ class RunState:
     """Of the weights, where the configuration asks for it."""
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
     processes: Processes = field(default_factory=Processes)
+    recipe: list[dict[str, Any]] = field(default_factory=list)
+    """What the recipe chose, as `Choice.as_row` gives it."""
 
     @property
     def drop_epoch(self) -> int:
@@ -88,6 +94,11 @@ class RunState:
         return self.model if self.average is None else self.average.model
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
     def last_path(self) -> Path:
         """The checkpoint to resume from."""
         return _last(self.config.output_dir)
@@ -99,10 +110,7 @@ class RunState:
 
     def save_last(self) -> None:
         """Writes the checkpoint to resume from; called by every process."""
-        random = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random["cuda"] = torch.cuda.get_rng_state()
-        by_rank = self.processes.gather(random)
+        by_rank = self.processes.gather(_random_state(self.device))
         if not self.processes.is_main:
             return
         content = {
@@ -113,6 +121,8 @@ class RunState:
             "rng": by_rank,
             "position": asdict(self.position),
             "averages": self.averages.state_dict(),
+            "given": sorted(self.config.model_fields_set),
+            "recipe": self.recipe,
         }
         if self.average is not None:
             content["weights_of_the_step"] = self.model.state_dict()
@@ -157,10 +167,26 @@ class RunState:
             self.position.drop_epoch = self.position.end_epoch = None
         self.averages.load_state_dict(content["averages"])
         if self.processes.rank < len(content["rng"]):
-            random = content["rng"][self.processes.rank]
-            torch.set_rng_state(random["cpu"])
-            if "cuda" in random and torch.cuda.is_available():
-                torch.cuda.set_rng_state(random["cuda"])
+            _set_random_state(content["rng"][self.processes.rank], self.device)
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of the CPU's generator and of the device's own, which need not be the first GPU."""
+    random = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        random["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        random["mps"] = torch.mps.get_rng_state()
+    return random
+
+
+def _set_random_state(random: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Sets what `_random_state` gave; a run that has moved to another kind of device starts its generator anew."""
+    torch.set_rng_state(random["cpu"])
+    if device.type == "cuda" and "cuda" in random:
+        torch.cuda.set_rng_state(random["cuda"], device)
+    elif device.type == "mps" and "mps" in random:
+        torch.mps.set_rng_state(random["mps"])
 
 
 def find_last(output_dir: Path) -> dict[str, Any] | None:

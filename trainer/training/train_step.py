@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +37,8 @@ class Learner:
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
     processes: Processes = field(default_factory=Processes)
     parts: int = 1
-    """How many parts a batch is computed in, one after the other; the gradients are those of the whole."""
+    """How many parts a batch is computed in, one after the other. The gradients are those of the whole, but for batch
+    normalisation that is not frozen: it normalises by the images of a part."""
     splits_further: bool = False
     """Take more parts when the GPU's memory does not hold one, rather than give up."""
 
@@ -48,8 +50,8 @@ class Learner:
             stop_requested: whether this process was asked to stop.
 
         Returns:
-            The step's figures over all processes (those of the model; `grad_norm`, before clipping; `images`, their
-            number), and whether any process was asked to stop.
+            The step's figures over all processes (those of the model; `grad_norm`, before clipping, unless the scaler
+            passes over the step; `images`, their number), and whether any process was asked to stop.
 
         Raises:
             TrainerError: the loss or the gradient is not finite, or the GPU's memory is full; the weights are
@@ -69,6 +71,8 @@ class Learner:
                     f"the {what} is {values[name]}; training stops"
                     " (lower lr, or look for broken boxes or images in the dataset)"
                 )
+        if not math.isfinite(values["grad_norm"]):
+            del values["grad_norm"]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return values, stop
@@ -96,7 +100,11 @@ class Learner:
         model = self._unwrapped
         whole = self.processes.mean(model.normalizers(batch.targets), self.device)
         figures: dict[str, Tensor] = {}
-        parts = list(_parts(batch, self.parts))
+        count = min(self.parts, len(batch.images))
+        if self.parts > 1:
+            # As many on every process: with SyncBatchNorm all of them take part in each pass.
+            count = self.processes.least(count, self.device)
+        parts = list(_parts(batch, count))
         for index, part in enumerate(parts):
             is_last = index == len(parts) - 1
             # The processes average their gradients once, when they are complete.
@@ -124,10 +132,10 @@ class Learner:
 
 
 def _parts(batch: Batch, parts: int) -> Iterator[Batch]:
-    """A batch in parts of nearly equal size, under the padding of the whole."""
-    size = -(-len(batch.images) // parts)
-    for start in range(0, len(batch.images), size):
-        chosen = slice(start, start + size)
+    """A batch in so many parts of nearly equal size, under the padding of the whole."""
+    count = len(batch.images)
+    for start, stop in itertools.pairwise(count * part // parts for part in range(parts + 1)):
+        chosen = slice(start, stop)
         yield Batch(batch.images[chosen], batch.padding_mask[chosen], batch.targets[chosen])
 
 

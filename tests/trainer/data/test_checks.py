@@ -54,7 +54,7 @@ def varied(
 def lines_of(folder: Path, *, num_queries: int = 10, image_size: int = 120, max_size: int = 200) -> list[str]:
     transform = EvalTransform(image_size, max_size)
     train = CocoDetection(annotation_file(folder, "train"), transform)
-    val = CocoDetection(annotation_file(folder, "val"), transform, label_of=train.label_of)
+    val = CocoDetection(annotation_file(folder, "val"), transform, classes=train.categories)
     return look_over(train, val, max_objects=("num_queries", num_queries), image_size=image_size, max_size=max_size)
 
 

@@ -52,8 +52,27 @@ def test_an_order_can_be_taken_up_at_any_batch(sizes):
     whole = list(sampler)
     assert len({tuple(group) for group in whole}) == 7
     for first in range(8):
-        sampler.first_batch = first
+        sampler.seen = frozenset()
+        sampler.seen = sampler.seen_after(first)
         assert list(sampler) == whole[first:]
+        assert (len(sampler), sampler.steps) == (7 - first, 7)
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(2, 1), (3, 2), (8, 1), (5, 7)])
+def test_an_epoch_resumed_with_other_settings_still_sees_every_image_once(batch_size: int, world_size: int):
+    begun = EpochSampler(50, 8, seed=5, sizes=lambda epoch: coco_sizes(50))
+    seen = begun.seen_after(3)
+    assert len(seen) == 24
+    images = []
+    for rank in range(world_size):
+        resumed = EpochSampler(50, batch_size, seed=6, rank=rank, world_size=world_size)
+        resumed.seen = seen
+        steps = list(resumed)
+        assert len(steps) == len(resumed) == -(-26 // (batch_size * world_size))
+        images += [index for step in steps for _, index in step]
+    filled = max(0, world_size - 26 % (batch_size * world_size)) if world_size > 1 else 0
+    assert len(images) == 26 + filled
+    assert set(images) >= set(range(50)) - seen
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])

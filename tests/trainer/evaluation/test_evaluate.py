@@ -62,20 +62,32 @@ def test_the_evaluation_agrees_with_the_validation_of_the_training(config: Train
         assert point == pytest.approx(now["per_class"][name], abs=1e-6)
 
 
+def test_the_evaluation_computes_as_the_run_did(config: TrainConfig, best: Path, tmp_path: Path):
+    content = checkpoint.read(best)
+    scores = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        # fp16, and the device, are of another machine.
+        content["config"].update(precision=precision, device="cpu" if precision == "bf16" else "cuda:99")
+        checkpoint.save(tmp_path / "other.pth", content)
+        scores[precision] = [row["score"] for row in evaluate(config.dataset_dir, tmp_path / "other.pth").predictions]
+    asked = [row["score"] for row in evaluate(config.dataset_dir, best, precision="bf16").predictions]
+    assert scores["fp32"] == scores["fp16"] != scores["bf16"] == asked
+
+
 def test_classes_are_found_by_name_when_the_ids_have_moved(config: TrainConfig, best: Path):
     before = evaluate(config.dataset_dir, best, device="cpu")
     content = json.loads(val_file(config).read_text())
-    moved = {4: 50, 17: 3}
+    # Exchanged: by id, each class would be taken for the other.
+    moved = {4: 17, 17: 4}
     for row in content["categories"]:
         row["id"] = moved[row["id"]]
     for row in content["annotations"]:
         row["category_id"] = moved[row["category_id"]]
     write_annotations(config.dataset_dir, "val", content)
     after = evaluate(config.dataset_dir, best, device="cpu")
-    assert after.category_ids == [50, 3]
+    assert after.category_ids == [17, 4]
     assert after.metrics == before.metrics
     assert after.per_class == before.per_class
-    assert {row["category_id"] for row in after.predictions} <= {50, 3}
 
 
 def test_boxes_of_a_class_that_the_model_does_not_know_are_refused(config: TrainConfig, best: Path):
@@ -84,7 +96,7 @@ def test_boxes_of_a_class_that_the_model_does_not_know_are_refused(config: Train
     for row in content["annotations"]:
         row["category_id"] = 17
     write_annotations(config.dataset_dir, "val", content)
-    with pytest.raises(TrainerError, match="class 'washer', which the checkpoint does not know"):
+    with pytest.raises(TrainerError, match="class 'washer', which the model does not know"):
         evaluate(config.dataset_dir, best, device="cpu")
 
 

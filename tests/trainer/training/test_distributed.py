@@ -29,6 +29,32 @@ logging.basicConfig(level=logging.INFO, stream=sys.stdout, format=os.environ["RA
 train(parse(json.loads(sys.argv[1])))
 """
 
+ONE_STEP = """
+import json, sys
+import torch
+from tests.trainer.building import build_model, random_images
+from trainer.config import parse
+from trainer.data.batch import Batch
+from trainer.device import Arithmetic
+from trainer.training.distributed import Processes
+from trainer.training.train import _new_state, _open_datasets
+from trainer.training.train_step import Learner
+
+device, config = torch.device("cpu"), parse(json.loads(sys.argv[1]))
+with Processes.from_environment().connect(device) as processes:
+    torch.manual_seed(processes.rank)
+    state = _new_state(config, _open_datasets(config)[0], device, Arithmetic("fp32", "cpu"), processes, None)
+    passes, images = [], processes.rank + 1
+    state.model.register_forward_hook(lambda *_: passes.append(1))
+    target = {"labels": torch.tensor([1]), "boxes": torch.full((1, 4), 0.5)}
+    batch = Batch(random_images(images, 3, 64, 64), torch.zeros(images, 64, 64, dtype=torch.bool), [target] * images)
+    average = sum(value.double().abs().sum().item() for value in state.average.model.state_dict().values())
+    Learner(state.model.train(), state.optimizer, device, 0, processes=processes, parts=2).step(batch)
+    found = processes.gather([len(passes), average])
+    if processes.is_main:
+        print("found", json.dumps(found))
+"""
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
@@ -59,9 +85,9 @@ def change(config: TrainConfig, **fields: Any) -> TrainConfig:
     return TrainConfig.create(**{**config.model_dump(exclude_unset=True), **fields})
 
 
-def torchrun(config: TrainConfig, program: Path) -> subprocess.Popen[str]:
-    """Trains in two processes of two images a step each."""
-    program.write_text(PROGRAM)
+def torchrun(config: TrainConfig, program: Path, text: str = PROGRAM) -> subprocess.Popen[str]:
+    """Trains in two processes of two images a step each, or runs another program in them."""
+    program.write_text(text)
     settings = json.dumps(config.model_dump(mode="json", exclude_unset=True))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.Popen([*command, str(program), settings], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=_env())
@@ -92,6 +118,16 @@ def test_two_processes_learn_as_one_does(config: TrainConfig, tmp_path: Path):
     # Each validation image was looked at once: twice would show in the recall and once less in the precision.
     assert rows(two)[-1]["val"]["AP"] == pytest.approx(rows(config)[-1]["val"]["AP"], abs=1e-3)
     assert not [line for line in output.splitlines() if line.startswith("1 ")]
+
+
+def test_shares_of_one_image_and_of_two_take_as_many_passes_and_averages_start_equal(
+    config: TrainConfig, tmp_path: Path
+):
+    random = change(config, output_dir=tmp_path / "step", pretrained="none", ema_decay=0.9)
+    output, _ = torchrun(random, tmp_path / "program.py", ONE_STEP).communicate(timeout=300)
+    (passes, average), (other_passes, other_average) = json.loads(output.split("found", 1)[1].splitlines()[0])
+    assert passes == other_passes == 1
+    assert average == other_average
 
 
 def test_both_leave_together_and_go_on_together(config: TrainConfig, tmp_path: Path):

@@ -51,6 +51,17 @@ def test_a_stall_drops_the_rates_early_and_a_second_one_ends_the_run(state: RunS
     assert state.end_epoch == state.position.epoch == 8
 
 
+@pytest.mark.parametrize("never", [{"lr_drop": 1000}, {"lr_drop": None, "lr_drop_at": 1.0}])
+def test_where_the_rates_never_drop_a_stall_still_leaves_an_epoch_at_the_low_one(
+    state: RunState, never: dict[str, Any]
+):
+    state.config = state.config.model_copy(update=never)
+    assert (state.drop_epoch, state.end_epoch) == (40, 40)
+    for _ in range(4):
+        validate(state, ap50=0.3, loss=4.0)
+    assert (state.drop_epoch, state.end_epoch) == (4, 5)
+
+
 def test_without_patience_nothing_ends_early(state: RunState):
     state.config = state.config.model_copy(update={"patience": 0})
     for _ in range(20):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from trainer.training.metric_log import Journal, read_log
@@ -27,7 +28,11 @@ def test_epochs_that_are_run_again_are_dropped_from_the_log(tmp_path: Path):
     first.close()
     with (tmp_path / "log.jsonl").open("a") as stream:
         stream.write('{"epoch": 4, "st')
+    before = (tmp_path / "log.jsonl").read_bytes()
+    os.link(tmp_path / "log.jsonl", tmp_path / "old")
     second = Journal(tmp_path, epochs_done=2, steps_done=20)
+    # The old file was not touched, so that a kill at any moment leaves it or the new one.
+    assert (tmp_path / "old").read_bytes() == before
     second.epoch(row(3))
     second.close()
     lines = (tmp_path / "log.jsonl").read_text().splitlines()

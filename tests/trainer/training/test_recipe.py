@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from trainer.config import TrainConfig, parse
-from trainer.training.recipe import LARGE, Choice, Facts, settle
+from trainer.errors import TrainerError
+from trainer.training.recipe import LARGE, Choice, Facts, keep_settings, settle
 
 
 def config(**fields: Any) -> TrainConfig:
@@ -87,13 +88,26 @@ def test_the_rate_follows_the_images_a_step():
     assert random.lr_backbone == random.lr
 
 
-def test_a_run_that_goes_on_keeps_what_was_chosen_but_not_what_is_asked_for_now():
-    small, large = Facts(300, 90, gpu_memory=12), Facts(300, 90, gpu_memory=80)
-    first, choices = settle(config(), small)
-    again, same = settle(config(), large, before=first.model_dump(mode="json"))
-    assert (again, same) == (first, choices)
-    assert settle(config(), large)[0].batch_size != first.batch_size
-    assert settle(config(epochs=7), large, before=first.model_dump(mode="json"))[0].epochs == 7
+def test_a_resumed_run_keeps_what_is_left_out_and_takes_what_is_given(caplog: pytest.LogCaptureFixture):
+    facts = Facts(300, 90, gpu_memory=80)
+    first, choices = settle(config(lr=3e-4, lr_drop=5), facts)
+    before, given = first.model_dump(mode="json"), sorted(first.model_fields_set)
+    # The machine has no GPU now; nothing of the run changes for it.
+    kept = keep_settings(config(), before, given)
+    assert settle(kept, Facts(400, 20), before) == (first, [])
+    assert kept.model_fields_set == first.model_fields_set
+    assert "batch_size" in chosen(choices)
+
+    with caplog.at_level("INFO"):
+        changed = keep_settings(config(epochs=7, lr_drop_at=0.5), before, given)
+    assert (changed.epochs, changed.drop_epoch, changed.lr) == (7, 4, 3e-4)
+    assert changed.model_dump(exclude={"epochs", "lr_drop", "lr_drop_at"}) == first.model_dump(
+        exclude={"epochs", "lr_drop", "lr_drop_at"}
+    )
+    assert f"epochs is now 7 ({first.epochs} before)" in caplog.text
+    assert "lr stays 0.0003, as given before" in caplog.text
+    with pytest.raises(TrainerError, match="max_size 900 is below image_size 1000"):
+        keep_settings(config(max_size=900), {**before, "image_size": 1000}, given)
 
 
 def test_images_smaller_than_the_model_s_size_are_not_enlarged():

@@ -35,6 +35,9 @@ def test_averages_weigh_and_survive_a_checkpoint():
     copy.add({"loss": 5.0}, 1)
     assert copy.means() == {"loss": 2.0}
     assert averages.means() == {"loss": 1.0}
+    # A figure that a step does not have.
+    copy.add({}, 4)
+    assert (copy.means(), copy.weight) == ({"loss": 2.0}, 8)
     assert Averages().means() == {}
 
 
@@ -133,6 +136,16 @@ def test_bf16_is_near_fp32(dataset: CocoDetection):
     assert rough["loss"].item() != exact["loss"].item()
 
 
+def test_a_step_that_the_scaler_passes_over_has_no_norm(dataset: CocoDetection):
+    model = build_model("detr_tiny", 2, aux_loss=True)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    figures, _ = learner(model, scaler=scaler).step(one_batch(dataset))
+    assert all(math.isfinite(value) for value in figures.values())
+    assert "grad_norm" not in figures
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
 @pytest.mark.gpu
 def test_fp16_passes_over_a_step_that_overflows(dataset: CocoDetection):
     device = torch.device("cuda")
@@ -159,3 +172,24 @@ def test_predicting_changes_nothing_and_covers_every_image(dataset: CocoDetectio
 def test_labels_without_an_id_are_left_out(dataset: CocoDetection):
     model = build_model("detr_tiny", 2, num_queries=4)
     assert predict(model, eval_loader(dataset, 4, 0), CPU, [-1, -1])[0] == []
+
+
+class OnAppleGpu(torch.Tensor):
+    """A tensor on a device without float64."""
+
+    def double(self, *_: Any) -> torch.Tensor:
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+
+    def cpu(self, *_: Any) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_float64_is_not_asked_of_the_device(dataset: CocoDetection, monkeypatch: pytest.MonkeyPatch):
+    model = build_model("detr_tiny", 2, num_queries=4)
+    decode = model.detections
+
+    def detections(*arguments: Any) -> list[dict[str, torch.Tensor]]:
+        return [{**found, "boxes": found["boxes"].as_subclass(OnAppleGpu)} for found in decode(*arguments)]
+
+    monkeypatch.setattr(model, "detections", detections)
+    assert len(predict(model, eval_loader(dataset, 6, 0), CPU, [4, 17])[0]) == 6 * 4
