@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from steps.common.errors import StepError
 from steps.options import MODELS, Model
 from trainer.hyperparameters import Hyperparameter, hyperparameters, own_defaults
+from trainer.models.choice import AUTO
 
 INTRODUCTION = """\
 # Hyperparameters
@@ -24,7 +26,7 @@ COLUMNS = ("Name", "Values", "Default", "Meaning")
 
 
 def show_hyperparameters(
-    model: Model = "detr_resnet50",
+    model: Model = "ddq_lite0",
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print docs/hyperparameters.md, about all models.")
     ] = False,
@@ -33,6 +35,8 @@ def show_hyperparameters(
     if markdown:
         print(page(), end="")
         return
+    if model == AUTO:
+        raise StepError(f"--model {AUTO} is any of several models: name one of {', '.join(MODELS)}")
     table = Table(*COLUMNS, title=model)
     for each in hyperparameters(model):
         table.add_row(*map(escape, _cells(each)))

@@ -26,7 +26,7 @@ from steps.storage.store import open_storage
 
 BUCKET = "cvat-detr"
 # Drawn shapes are learned sooner than photographs. Whatever is given in `--param` wins.
-FOR_SAMPLE = {EPOCHS.name: "4"}
+FOR_SAMPLE = {EPOCHS.name: "2"}
 
 
 def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str], runs: Path, console: Console) -> Run:
