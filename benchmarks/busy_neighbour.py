@@ -55,7 +55,7 @@ def main() -> None:
 def parse() -> Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default="detr_lite0")
+    parser.add_argument("--model", default="ddq_lite0")
     parser.add_argument("--size", type=int, default=256, help="px of the images' sides")
     parser.add_argument("--batch", type=int, default=2, help="images in a batch")
     parser.add_argument("--threads", type=int, default=2)

@@ -14,6 +14,7 @@ from steps.storage.address import candidate_keys, has_scheme
 from steps.storage.config import StorageConfig
 from steps.storage.store import open_storage
 from trainer.models.choice import AUTO
+from trainer.models.hf.settings import PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,11 @@ def train_model(
     prepared = dataset_dir / "annotations" / "instances_train.json"
     if not prepared.is_file():
         raise StepError(f"{prepared} is not there: prepare-data makes it, run that first")
+    published = model.removeprefix(PREFIX)
+    if model != published and has_scheme(published):
+        storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
+        model = f"{PREFIX}{_bring_model(published, storage, dataset_dir)}"
+        config = configure()
     if checkpoint.strip():
         storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
         overrides["pretrained"] = str(_bring_checkpoint(checkpoint.strip(), namespace, storage, dataset_dir))
@@ -98,6 +104,21 @@ def _parse_hyperparameters(text: str) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise StepError(f"--hyperparameters is {text.strip()[:60]!r}: write one 'name: value' a line")
     return {str(name): value for name, value in settings.items()}
+
+
+def _bring_model(address: str, config: StorageConfig, dataset_dir: Path) -> Path:
+    """Download the folder of a published model; give it as one on this machine, at the same place in every attempt."""
+    storage, key = open_storage(address, config)
+    objects = {remote.key.removeprefix(key).lstrip("/"): remote for remote in storage.list(key)}
+    if "config.json" not in objects:
+        raise StepError(f"--model {PREFIX}{address} has no config.json: give the folder that save_pretrained wrote")
+    folder = dataset_dir / STATE_DIR / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    # A run's folder may hold more, below or beside; what a model is read from lies directly in it.
+    wanted = [(remote, folder / name) for name, remote in objects.items() if "/" not in name]
+    storage.download(wanted, dataset_dir / STATE_DIR / "unfinished")
+    log.info("starting from the model %s/%s", storage.url, key)
+    return folder
 
 
 def _bring_checkpoint(path: str, namespace: str, config: StorageConfig, dataset_dir: Path) -> Path:

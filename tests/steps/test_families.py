@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from steps.prepare import prepare_data
 from steps.train import train_model
 from steps.upload import upload_artifacts
 from tests.conftest import write_coco_dump
+from tests.steps.refusals import refused
 from tests.trainer.models.hf.tiny import save_tiny
 from trainer import checkpoint, load
 
@@ -144,6 +146,24 @@ def test_two_processes_share_the_work(family: str, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     summary = json.loads((tmp_path / "run" / "train.json").read_text())
     assert (summary["processes"], summary["precision"], summary["epochs"]) == (2, "bf16", 2)
+
+
+def test_a_published_model_is_brought_from_the_bucket(
+    bucket: str, put: Callable[[str, bytes | Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in Path(model_of("hf", tmp_path).removeprefix("hf:")).iterdir():
+        put(f"models/tiny/{path.name}", path)
+    write_coco_dump(tmp_path / "dataset")
+    prepare_data(tmp_path / "dataset")
+    with refused("--model", f"hf:s3://{bucket}/models", "config.json"):
+        train_model(tmp_path / "dataset", tmp_path / "output", model=f"hf:s3://{bucket}/models")
+    caplog.set_level(logging.INFO)
+    summary = train_model(
+        tmp_path / "dataset", tmp_path / "output", model=f"hf:s3://{bucket}/models/tiny/", epochs=1,
+        hyperparameters=settings(),
+    )  # fmt: skip
+    assert f"starting from the model s3://{bucket}/models/tiny" in caplog.text
+    assert summary["figures"] == FIGURES["hf"]
 
 
 @pytest.mark.slow

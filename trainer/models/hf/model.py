@@ -24,6 +24,7 @@ from torchvision.ops import box_convert
 from trainer import checkpoint
 from trainer.errors import TrainerError
 from trainer.models.class_rows import choose_rows, match_names
+from trainer.models.hf.settings import PREFIX
 from trainer.models.hf.source import Source, find_source, require_library
 from trainer.models.interface import DetectionModel, Target
 
@@ -337,7 +338,7 @@ def build(spec: Mapping[str, Any]) -> HFDetector:
 
 
 def _source_name(spec: Mapping[str, Any]) -> str:
-    return str(spec["model"]).removeprefix("hf:")
+    return str(spec["model"]).removeprefix(PREFIX)
 
 
 def _defer_loss(*args: Any, **kwargs: Any) -> tuple[None, dict[str, Any], None]:

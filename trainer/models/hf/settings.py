@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 from trainer.models.family import Family, ModelInfo
 
+PREFIX = "hf:"
+"""How the names of these models begin."""
+
 
 class HFSettings(BaseModel):
     """None: what there is to set about these models is in their published configurations."""
@@ -35,6 +38,6 @@ HF = Family(
     settings=HFSettings,
     module="trainer.models.hf.model",
     models={},
-    prefix="hf:",
+    prefix=PREFIX,
     prefixed=_INFO,
 )
