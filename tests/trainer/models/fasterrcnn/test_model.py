@@ -36,6 +36,7 @@ def batch() -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
 
 
 def test_losses_and_detections_are_torchvisions_without_a_second_resize() -> None:
+    torch.manual_seed(0)
     model = build({"model": "fasterrcnn_resnet50", "num_classes": 2, "score_threshold": 0.05, "frozen_norm": True})
     reference = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=96)
     reference.load_state_dict(model.state_dict(), strict=False)
