@@ -121,15 +121,19 @@ def _show_bucket(server: S3Server, prefix: str, console: Console) -> None:
 def _show_result(run: Run, seconds: float, console: Console) -> None:
     metrics, training = _read(run.output / "metrics.json"), _read(run.output / "train.json")
     images = _read(run.data / "prepare_report.json")["images"]
-    table = Table("AP", "AP50", "classes", "images", "s a step", "minutes", title=Text(run.name), title_justify="left")
-    table.add_row(
-        f"{metrics['AP']:.3f}",
-        f"{metrics['AP50']:.3f}",
-        str(len(metrics["per_class"])),
-        f"{images['train']} + {images['val']}",
-        f"{training['seconds_per_step']:.3f}",
-        f"{seconds / 60:.1f}",
-    )
+    point = metrics["operating_points"]["overall"]
+    columns = {
+        "AP": f"{metrics['AP']:.3f}",
+        "AP50": f"{metrics['AP50']:.3f}",
+        # A model that finds nothing has no score to measure them at.
+        **{name: "-" if point[name] is None else f"{point[name]:.2f}" for name in ("precision", "recall")},
+        "classes": str(len(metrics["per_class"])),
+        "images": f"{images['train']} + {images['val']}",
+        "s a step": f"{training['seconds_per_step']:.3f}",
+        "minutes": f"{seconds / 60:.1f}",
+    }
+    table = Table(*columns, title=Text(run.name), title_justify="left")
+    table.add_row(*columns.values())
     console.print(table)
     console.print(Text(f"report: {_short(run.output / 'report.html')}"), soft_wrap=True)
     console.print(Text(f"model:  {_short(run.output / 'checkpoints' / 'best.pth')}"), soft_wrap=True)
