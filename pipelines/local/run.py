@@ -128,7 +128,7 @@ def _show_result(run: Run, seconds: float, console: Console) -> None:
         # A model that finds nothing has no score to measure them at.
         **{name: "-" if point[name] is None else f"{point[name]:.2f}" for name in ("precision", "recall")},
         "classes": str(len(metrics["per_class"])),
-        "images": f"{images['train']} + {images['val']}",
+        "images": f"{images['train']}+{images['val']}",
         "s a step": f"{training['seconds_per_step']:.3f}",
         "minutes": f"{seconds / 60:.1f}",
     }
