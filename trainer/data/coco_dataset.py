@@ -201,7 +201,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
     def _chance(self, epoch: int, index: int) -> random.Random:
         # Seeded by what the item is, not by when or where it is drawn: any number of workers and processes,
-        # and a run taken up again in the middle of an epoch, see the same pixels.
+        # and a run that resumes in the middle of an epoch, see the same pixels.
         return random.Random(f"{self.seed}/{epoch}/{index}")
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, dict[str, Tensor]]:
