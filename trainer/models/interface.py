@@ -21,7 +21,7 @@ and one of prediction:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -147,3 +147,26 @@ class DetectionModel(nn.Module, ABC):
     def normalize(self, images: Tensor, mask: Tensor) -> Tensor:
         """float32 `[B, 3, H, W]` with this model's mean 0 and deviation 1, and 0 where padded."""
         return normalize(images, mask, self.pixel_mean, self.pixel_std)
+
+
+def groups_without_decay(
+    model: nn.Module, config: TrainConfig, in_backbone: Callable[[str], bool]
+) -> list[dict[str, Any]]:
+    """Parameter groups in which norms and biases, all weights of one dimension, do not decay.
+
+    Args:
+        model: whose weights are to be trained, those without gradients aside.
+        config: with the rates and the weight decay.
+        in_backbone: whether the weight of a name has the backbone's rate.
+    """
+    groups = []
+    for backbone, rate in ((False, config.lr), (True, config.lr_backbone)):
+        for flat, decay in ((False, config.weight_decay), (True, 0.0)):
+            chosen = [
+                weight
+                for name, weight in model.named_parameters()
+                if weight.requires_grad and in_backbone(name) == backbone and (weight.ndim <= 1) == flat
+            ]
+            if chosen:
+                groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
+    return groups

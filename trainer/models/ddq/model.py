@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from trainer.models.ddq.neck import PyramidNeck
 from trainer.models.ddq.selection import Queries, select_queries, suppress
 from trainer.models.ddq.settings import DdqSettings
 from trainer.models.ddq.targets import pad_targets
-from trainer.models.interface import DetectionModel, Target
+from trainer.models.interface import DetectionModel, Target, groups_without_decay
 
 
 class DdqDetector(DetectionModel):
@@ -151,16 +151,7 @@ class DdqDetector(DetectionModel):
 
     def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
         """As the default, but norms and biases do not decay."""
-        groups = []
-        for group in super().parameter_groups(config):
-            weights = cast("list[nn.Parameter]", group["params"])
-            for decay, chosen in (
-                (config.weight_decay, [weight for weight in weights if weight.ndim > 1]),
-                (0.0, [weight for weight in weights if weight.ndim <= 1]),
-            ):
-                if chosen:
-                    groups.append({**group, "params": chosen, "weight_decay": decay})
-        return groups
+        return groups_without_decay(self, config, lambda name: name.startswith("backbone."))
 
 
 def build(spec: Mapping[str, Any]) -> DdqDetector:

@@ -24,7 +24,7 @@ from trainer.models.backbones.efficientnet_lite import PYRAMID_CHANNELS, LiteBac
 from trainer.models.backbones.frozen_norm import freeze_norms
 from trainer.models.fasterrcnn import pretrained
 from trainer.models.fasterrcnn.settings import FasterRCNNSettings
-from trainer.models.interface import DetectionModel, Target
+from trainer.models.interface import DetectionModel, Target, groups_without_decay
 
 FIGURES = ("loss", "loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
 _STRIDE = 32
@@ -202,19 +202,7 @@ class FasterRCNNDetector(DetectionModel):
         Args:
             config: with `lr`, `lr_backbone` and `weight_decay`.
         """
-        groups = []
-        for in_backbone, rate in ((False, config.lr), (True, config.lr_backbone)):
-            for flat, decay in ((False, config.weight_decay), (True, 0.0)):
-                chosen = [
-                    weight
-                    for name, weight in self.named_parameters()
-                    if weight.requires_grad
-                    and name.startswith("backbone.body.") == in_backbone
-                    and (weight.ndim == 1) == flat
-                ]
-                if chosen:
-                    groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
-        return groups
+        return groups_without_decay(self, config, lambda name: name.startswith("backbone.body."))
 
     def freeze(self, part: str) -> None:
         """Keeps a part as it is; the pyramid is not part of a frozen `backbone`, as it has no weights to start from."""

@@ -26,7 +26,7 @@ from trainer.errors import TrainerError
 from trainer.models.class_rows import choose_rows, match_names
 from trainer.models.hf.settings import PREFIX
 from trainer.models.hf.source import Source, find_source, require_library
-from trainer.models.interface import DetectionModel, Target
+from trainer.models.interface import DetectionModel, Target, groups_without_decay
 
 _log = logging.getLogger("trainer")
 
@@ -193,19 +193,7 @@ class HFDetector(DetectionModel):
         Args:
             config: with `lr`, `lr_backbone` and `weight_decay`.
         """
-        groups = []
-        for in_backbone, rate in ((False, config.lr), (True, config.lr_backbone)):
-            for flat, decay in ((False, config.weight_decay), (True, 0.0)):
-                chosen = [
-                    weight
-                    for name, weight in self.named_parameters()
-                    if weight.requires_grad
-                    and ("backbone" in name.split(".")) == in_backbone
-                    and (weight.ndim == 1) == flat
-                ]
-                if chosen:
-                    groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
-        return groups
+        return groups_without_decay(self, config, lambda name: "backbone" in name.split("."))
 
     def freeze(self, part: str) -> None:
         """Keeps a part as it is; a `backbone` is looked for within the network.
