@@ -1,7 +1,6 @@
 """The workflow's commands."""
 
 import dataclasses
-import importlib.metadata
 import inspect
 import os
 import sys
@@ -19,25 +18,18 @@ from pipelines.workflow.compile import manifests
 from pipelines.workflow.contract import MANIFESTS, ONEPANEL_SPEC, WORKFLOW
 from pipelines.workflow.options import Options
 from pipelines.workflow.parameters import EPOCHS, MODEL
-from steps.common.console import run_app
+from steps.common.console import HELP, create_app, run_app
 
 if TYPE_CHECKING:
     from pipelines.cluster.protocol import Cluster
 
-COLUMNS = 100
-"""Width of the help screens, on a terminal that has as many."""
-
 OUTPUT = MANIFESTS if MANIFESTS.is_dir() else Path("manifests")
 """Where manifests are written unless told otherwise: over the committed ones, in a checkout of this project."""
 
-app = typer.Typer(
-    help="The training workflow as code: compile it, run it here, send it to a cluster.",
-    epilog="Each command explains itself: cvat-detr run --help. `python -m pipelines` is the same program.",
-    context_settings={"max_content_width": COLUMNS},
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
+app = create_app(
+    None,
+    "The training workflow as code: compile it, run it here, send it to a cluster.",
+    "Each command explains itself: cvat-detr run --help. `python -m pipelines` is the same program.",
 )
 
 Overrides = Annotated[
@@ -46,29 +38,11 @@ Overrides = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        try:
-            print(f"cvat-detr {importlib.metadata.version('cvat-detr')}")
-        except importlib.metadata.PackageNotFoundError:
-            print("cvat-detr, not installed")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Take the options that come before a command."""
-
-
 def _command(name: str, summary: str, *examples: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Add a command, with examples below its help."""
     # Click fills paragraphs, but for those that begin so.
     epilog = "\b\n" + "\n".join([f"Example{'s' * (len(examples) > 1)}:", *(f"  {each}" for each in examples)])
-    return app.command(name, short_help=summary, epilog=epilog, context_settings={"max_content_width": COLUMNS})
+    return app.command(name, short_help=summary, epilog=epilog, context_settings=HELP)
 
 
 def read_overrides(given: list[str]) -> dict[str, str]:

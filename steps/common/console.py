@@ -15,21 +15,27 @@ DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROF
 """A disk that is full or that we may not use: not a defect, and another try does not help."""
 
 
-def create_app(name: str, text: str) -> typer.Typer:
+HELP = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
+"""Settings of every command's help: its width, on a terminal that has as many columns, and how it is asked for."""
+
+
+def create_app(name: str | None, text: str, epilog: str | None = None) -> typer.Typer:
     """Make an empty command line.
 
     Args:
-        name: what users type to start it.
+        name: what users type to start it; None for what they typed.
         text: what it is for.
+        epilog: what stands below its help.
     """
     app = typer.Typer(
         name=name,
         help=text,
+        epilog=epilog,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         no_args_is_help=True,
-        context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
+        context_settings=HELP,
     )
 
     # Typer takes the whole program's options from a function's signature.
