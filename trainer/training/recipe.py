@@ -80,13 +80,11 @@ def keep_settings(config: TrainConfig, before: Mapping[str, Any], given: Collect
     dropped = {*NOT_FOR_USERS, *now, *(["lr_drop"] if "lr_drop_at" in now else [])}
     kept = {name: value for name, value in before.items() if name in known and name not in dropped}
     merged = parse({**kept, **{name: getattr(config, name) for name in now}})
+    plain = merged.model_dump(mode="json")
     differences = [
         f"{name} is now {getattr(merged, name)} ({before[name]} before)"
         for name in known
-        if name in now
-        and name in before
-        and name not in NOT_FOR_USERS
-        and merged.model_dump(mode="json")[name] != before[name]
+        if name in now and name in before and name not in NOT_FOR_USERS and plain[name] != before[name]
     ]
     differences += [f"{name} stays {kept[name]}, as given before" for name in kept if name in given]
     if differences:
