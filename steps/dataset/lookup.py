@@ -14,10 +14,9 @@ from steps.dataset.containment import path_parts
 from steps.dataset.layout import FOREIGN_FOLDERS
 
 IMAGE_SUFFIXES = {
-    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff",
-    ".webp",
+    ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
 }  # fmt: skip
-"""What Pillow reads, of what CVAT takes."""
+"""Of the formats that are read, `trainer.data.image_file.FORMATS`."""
 _FOREIGN = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 
 

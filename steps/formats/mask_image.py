@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from steps.common.errors import StepError
+from trainer.data.image_file import ImageError, open_image
 
 
 def read_mask(path: Path, mode: str = "") -> NDArray[Any]:
@@ -21,8 +21,7 @@ def read_mask(path: Path, mode: str = "") -> NDArray[Any]:
         StepError: it is not a readable image.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return np.asarray(image.convert(mode) if mode else image)
-    # Pillow calls a broken PNG a syntax error.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise StepError(f"{path} is not readable as a mask ({error}): dump the task again") from None
+    except ImageError as error:
+        raise StepError(f"{path} is not readable as a mask ({error.reason}): dump the task again") from None

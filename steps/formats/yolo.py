@@ -13,7 +13,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
-from PIL import Image
 
 from steps.common.errors import StepError
 from steps.dataset.lookup import Stems, files_below, is_image, join, normalized_parts, split_suffix
@@ -21,6 +20,7 @@ from steps.dataset.model import Dataset
 from steps.formats import text
 from steps.formats.objects import NO_CATEGORY
 from steps.formats.shapes import LAST_PIXEL, Box, around_points
+from trainer.data.image_file import ImageError, open_image
 
 TAG = "cvat_yolo"
 TITLE = "YOLO 1.1"
@@ -203,9 +203,9 @@ def _around_outline(box: Box, values: Sequence[float], size: tuple[int, int]) ->
 def _size(path: Path) -> tuple[int, int]:
     """Width and height of an image in px; 0 where it cannot be read, which is found out later."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except ImageError:
         return 0, 0
 
 
