@@ -13,6 +13,8 @@ from steps.common.errors import EXIT_USER_ERROR
 DISTRIBUTION = "cvat-detr"
 DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
 """A disk that is full or that we may not use: not a defect, and another try does not help."""
+IN_THE_WAY = {errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.ENOTEMPTY}
+"""A folder where a file goes, or the other way round: likewise."""
 
 
 HELP = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
@@ -79,9 +81,12 @@ def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
     except typer.TyperException as error:
         return fail(usage_error(error))
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in DISK_ERRORS | IN_THE_WAY:
             raise
-        return fail(f"{error.filename or 'a file'} cannot be opened or written: {error.strerror}")
+        remedy = ": move away what is there" if error.errno in IN_THE_WAY else ""
+        # A file is renamed into its place, which is the second name.
+        name = error.filename2 or error.filename or "a file"
+        return fail(f"{name} cannot be opened or written ({error.strerror}){remedy}")
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return 130

@@ -1,11 +1,19 @@
 """Names from a dump in messages: one line of visible characters, and not too many."""
 
+import unicodedata
 from collections.abc import Iterable
 
 SHOWN = 3
 """How many a message names before it counts the rest."""
 LONGEST = 160
 """Characters of a name that are shown."""
+
+
+def cleaned(name: str) -> str:
+    """Give a name without what no text holds: control characters, and halves of surrogates, which JSON can write."""
+    if name.isprintable():
+        return name
+    return "".join("\ufffd" if unicodedata.category(sign) in ("Cc", "Cs") else sign for sign in name)
 
 
 def printable(name: str) -> str:
