@@ -14,7 +14,7 @@ def to_float(value: object) -> float:
     if isinstance(value, str):
         if not value.isascii() or "_" in value or len(value) > LONGEST_NUMBER:
             raise ValueError
-    elif not isinstance(value, int | float):
+    elif not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError
     try:
         return float(value)

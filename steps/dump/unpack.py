@@ -23,7 +23,10 @@ from steps.dump.target import (
     settle,
 )
 
-DECODERS = (lzma.LZMAError, zlib.error)
+DAMAGE = (
+    ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError, lzma.LZMAError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Python's module raises on an archive that is damaged, or made to do damage, beside its own exception."""
 
 
 def unpacked(version: Version, dataset_dir: Path) -> Fetched | None:
@@ -84,13 +87,13 @@ def unpack(archive: Path, shown: str, version: Version, dataset_dir: Path) -> Fe
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Make one exception of all that Python's module raises on archives that are damaged, or made to do damage."""
+    """Make one exception of `DAMAGE`."""
     try:
         yield
     except (StepError, zipfile.BadZipFile):
         raise
     # bzip2 and lzma call damage an OSError without a number; a disk's has one.
-    except (ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError, struct.error, *DECODERS) as error:
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise zipfile.BadZipFile(str(error) or type(error).__name__) from error

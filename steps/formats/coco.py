@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 TAG = "cvat_coco"
 TITLE = "COCO 1.0"
 _INSTANCES, _KEYPOINTS = "instances_", "person_keypoints_"
+_IDS = "an id is a whole number of up to 15 digits"
 _INFO = {"contributor", "date_created", "description", "url", "version", "year"}
 OURS = re.compile(rb'^\s*\{"info":\{"made_by":"' + MADE_BY.encode() + b'"')
 
@@ -98,7 +99,9 @@ class _File:
         for index, entry in enumerate(entries):
             number, name = self._id(entry.get("id")), entry.get("name")
             if number is None or isinstance(name, bool) or not isinstance(name, str | int) or str(name) == "":
-                raise StepError(f"{self.path}: categories[{index}] needs a 'name', and an 'id' of up to 15 digits")
+                raise StepError(
+                    f"{self.path}: categories[{index}] needs an 'id' and a 'name': an id is a whole number of up to 15 digits"
+                )
             if not isinstance(name, str):
                 self.findings.note("repaired", "category named by a number", str(name))
                 name = str(name)
@@ -124,7 +127,9 @@ class _File:
             if type(number) is not int or abs(number) > LARGEST:
                 number = self._id(number)
             if number is None or not isinstance(name, str):
-                raise StepError(f"{self.path}: images[{index}] needs a 'file_name', and an 'id' of up to 15 digits")
+                raise StepError(
+                    f"{self.path}: images[{index}] needs an 'id' and a 'file_name': an id is a whole number of up to 15 digits"
+                )
             if number in found:
                 if names[found[number]] != name:
                     raise StepError(

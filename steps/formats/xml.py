@@ -166,10 +166,11 @@ class _Builder(ContentHandler):
             return
         if not self._open:
             self._last = self.begun
-        if len(self._open) >= DEEPEST_ELEMENTS or self.begun - self._last > MOST_ELEMENTS:
-            raise StepError(
-                f"{self._path}, line {line}: <{self._open[0].tag}> holds too many elements, or too deep: dump the task again"
-            )
+        if len(self._open) >= DEEPEST_ELEMENTS:
+            raise StepError(f"{self._path}, line {line}: elements are nested too deeply: dump the task again")
+        if self.begun - self._last > MOST_ELEMENTS:
+            what = f"<{self._open[0].tag}> holds more than {MOST_ELEMENTS:,} elements"
+            raise StepError(f"{self._path}, line {line}: {what}: dump the task again")
         self._open.append(Node(name, dict(attrs), self._path, line))  # type: ignore[call-overload]
         self._texts.append([])
 

@@ -263,14 +263,20 @@ def _line(mark: Any) -> str:
 
 
 def _refuse_expansion(path: Path, written: str) -> None:
-    """Refuse YAML of which a small file makes anything: aliases, which CVAT never writes, and deep nesting."""
+    """Refuse YAML that is more than text, lists and mappings: of aliases a small file makes anything."""
     depth = 0
     for event in yaml.parse(written, getattr(yaml, "CBaseLoader", yaml.BaseLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST_ELEMENTS:
-            what = "an alias" if isinstance(event, yaml.AliasEvent) else "deep nesting"
+        flaw = (
+            "an alias" if isinstance(event, yaml.AliasEvent)
+            else "a tag" if getattr(event, "tag", None)
+            else "deep nesting" if depth > DEEPEST_ELEMENTS
+            else ""
+        )  # fmt: skip
+        if flaw:
             raise StepError(
-                f"{path}{_line(event.start_mark)}: {what}, which is not read: write it out, or dump the task again"
+                f"{path}{_line(event.start_mark)}: {flaw}, which CVAT never writes and this reader refuses: dump the "
+                "task again"
             )
 
 
