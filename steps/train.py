@@ -55,6 +55,9 @@ def train_model(
 
     dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
     overrides = _parse_hyperparameters(hyperparameters)
+    prepared = dataset_dir / "annotations" / "instances_train.json"
+    if not prepared.is_file():
+        raise StepError(f"{prepared} is not there: prepare-data makes it, run that first")
 
     def configure() -> TrainConfig:
         try:
@@ -70,21 +73,19 @@ def train_model(
         except TrainerError as error:
             raise StepError(str(error)) from None
 
-    # Before anything is downloaded: a misspelt setting should not have to wait for it.
-    config = configure()
-    prepared = dataset_dir / "annotations" / "instances_train.json"
-    if not prepared.is_file():
-        raise StepError(f"{prepared} is not there: prepare-data makes it, run that first")
+    # Before anything is downloaded: a misspelt setting should not have to wait for it. But with `auto` a checkpoint
+    # decides about the model, and so about the settings that there are.
+    if model != AUTO or not checkpoint.strip():
+        configure()
     published = model.removeprefix(PREFIX)
     if model != published and has_scheme(published):
         storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
         model = f"{PREFIX}{_bring_model(published, storage, dataset_dir)}"
-        config = configure()
     if checkpoint.strip():
         storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
         overrides["pretrained"] = str(_bring_checkpoint(checkpoint.strip(), namespace, storage, dataset_dir))
-        # Anew rather than changed: the backbone's rate follows from where the weights come from.
-        config = configure()
+    # Anew rather than changed: the backbone's rate follows from where the weights come from.
+    config = configure()
 
     from trainer.training.train import train
 
