@@ -22,6 +22,14 @@ SHARED_DUMP = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd_cv
 CATEGORIES = [{"id": 17, "name": "bolt", "supercategory": ""}, {"id": 4, "name": "nut", "supercategory": ""}]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device is here")
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
     """One S3 server for all tests."""
