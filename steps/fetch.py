@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from steps.common.errors import StepError
+from steps.common.errors import StepError, TemporaryError
 from steps.common.progress import progress
 from steps.dump.journal import Fetched, Journal, version_of
 from steps.dump.source import BucketArchive, BucketFolder, LocalArchive, LocalFolder, Source, files_of, locate
@@ -27,8 +27,8 @@ from steps.dump.target import (
 from steps.dump.unpack import unpack, unpacked
 from steps.options import Bucket, DatasetDir, Endpoint, Namespace, Region
 from steps.storage.config import StorageConfig
+from steps.storage.objects import RemoteObject
 from steps.storage.store import Storage
-from steps.storage.transfer import RemoteObject
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def _download(storage: Storage, wanted: Sequence[tuple[RemoteObject, Path]], dat
     with Journal(dataset_dir) as journal:
         missing = [(remote, path) for remote, path in wanted if not journal.holds(path, remote.version)]
         refuse_full_disk(sum(remote.size for remote, _ in missing), dataset_dir)
-        storage.download(missing, scratch, lambda remote, path: journal.add(path, remote.version))
+        storage.download(missing, scratch, lambda remote, path, sha256: journal.add(path, remote.version, sha256))
     return len(wanted) - len(missing)
 
 
@@ -132,6 +132,8 @@ def _copy(folder: Path, dataset_dir: Path) -> Fetched:
             for path, target in missing:
                 version = version_of(path)
                 shutil.copyfile(path, unfinished)
+                if version_of(path) != version:
+                    raise TemporaryError(f"{path} changed while it was copied: run the step again")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 unfinished.replace(target)
                 journal.add(target, version)

@@ -1,0 +1,198 @@
+"""What a store says of an object's bytes, and whether bytes agree with it.
+
+S3 gives a checksum of the whole object (`x-amz-checksum-…`, or an entity tag that is its MD5 sum), or one of the
+checksums of its parts (`…-N`). <https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html>
+"""
+
+import base64
+import hashlib
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+CHEAPEST_FIRST = ("sha256", "crc64nvme", "crc32c", "crc32", "sha1")
+"""The SHA-256 sum is computed anyway."""
+MEBIBYTE = 1024 * 1024
+
+
+class _Crc:
+    """A cyclic redundancy check with hashlib's interface."""
+
+    def __init__(self, extend: Callable[[Any, int], int], size: int) -> None:
+        self._extend = extend
+        self._size = size
+        self._value = 0
+
+    def update(self, data: Any) -> None:
+        self._value = self._extend(data, self._value)
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(self._size, "big")
+
+
+def _digest(algorithm: str) -> Any:
+    if algorithm == "crc32":
+        return _Crc(zlib.crc32, 4)
+    if algorithm in ("crc32c", "crc64nvme"):
+        from awscrt import checksums  # A tenth of a second to import, and large objects only need it.
+
+        return _Crc(getattr(checksums, algorithm), 4 if algorithm == "crc32c" else 8)
+    return hashlib.new(algorithm, usedforsecurity=False)
+
+
+def multipart_tag(md5s: Sequence[bytes]) -> str:
+    """Give the entity tag of an object in parts from the MD5 sums of these."""
+    return f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{len(md5s)}"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A checksum to compare with."""
+
+    algorithm: str
+    value: str
+    """In hexadecimal."""
+    parts: Sequence[int] = ()
+    """Sizes in bytes of the parts whose checksums it sums up; empty: it is the whole object's."""
+    guessed: bool = False
+    """The sizes are what they usually are; the store did not tell them."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a store says of an object."""
+
+    etag: str = ""
+    encrypted: bool = False
+    """With a key of its own, so that the entity tag is no checksum."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Checksums in base64 by lower-case algorithm, as the headers have them."""
+    parts: Sequence[int] = ()
+    guessed: bool = False
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> "Sums":
+        """Read headers, whose names are in lower case."""
+        found = {
+            name: headers[f"x-amz-checksum-{name}"] for name in CHEAPEST_FIRST if f"x-amz-checksum-{name}" in headers
+        }
+        return cls(
+            etag=headers.get("etag", "").strip('"'),
+            # SSE-S3, "AES256", leaves the MD5 sum in the tag; keys of KMS and of customers do not.
+            encrypted=headers.get("x-amz-server-side-encryption", "").startswith("aws:")
+            or "x-amz-server-side-encryption-customer-algorithm" in headers,
+            values=found,
+        )
+
+    @property
+    def tag_is_md5(self) -> bool:
+        """Tell whether the entity tag can be an MD5 sum."""
+        return not self.encrypted and re.fullmatch(r"[0-9a-f]{32}", self.etag) is not None
+
+    @property
+    def count(self) -> int:
+        """Number of the object's parts; 0 where it is not told."""
+        counts = [re.fullmatch(r".+-(\d{1,5})", text) for text in (self.etag, *self.values.values())]
+        return max((int(found[1]) for found in counts if found), default=0)
+
+    def with_parts(self, size: int, size_of: Callable[[int], int]) -> "Sums":
+        """Add the sizes of the parts of an object of `size` bytes; `size_of` asks the store for one, counted from 1."""
+        count = self.count
+        if count < 2 or self.whole:
+            return replace(self, parts=[size] if count == 1 else [])
+        first = size_of(1)
+        if first == size:  # It does not know of parts.
+            first = -(-size // count // MEBIBYTE) * MEBIBYTE
+            guessed = True
+        else:
+            guessed = False
+        last = size - first * (count - 1)
+        if 0 < last <= first:
+            parts = [*[first] * (count - 1), last]
+        elif guessed:
+            parts = []
+        else:
+            parts = [first, *(size_of(number) for number in range(2, count + 1))]
+        return replace(self, parts=parts if sum(parts) == size else [], guessed=guessed)
+
+    @property
+    def whole(self) -> Expected | None:
+        """The cheapest checksum of the whole object."""
+        for algorithm in CHEAPEST_FIRST:
+            if (value := self.values.get(algorithm)) and "-" not in value:
+                return Expected(algorithm, _hexadecimal(value))
+        return Expected("md5", self.etag) if self.tag_is_md5 else None
+
+    @property
+    def expected(self) -> Expected | None:
+        """The checksum to compare with; None where the store gives none that can be."""
+        if self.whole or not self.parts:
+            return self.whole
+        ending = f"-{len(self.parts)}"
+        for algorithm in CHEAPEST_FIRST:
+            value = self.values.get(algorithm, "")
+            if value.endswith(ending):
+                return Expected(algorithm, _hexadecimal(value.removesuffix(ending)), self.parts, self.guessed)
+        if not self.encrypted and re.fullmatch(rf"[0-9a-f]{{32}}{ending}", self.etag):
+            return Expected("md5", self.etag.removesuffix(ending), self.parts, self.guessed)
+        return None
+
+
+def _hexadecimal(value: str) -> str:
+    try:
+        return base64.b64decode(value, validate=True).hex()
+    except ValueError:
+        return value  # Damaged on its way: nothing will agree with it.
+
+
+class Tally:
+    """Adds up an object's bytes, given in order."""
+
+    def __init__(self, expected: Expected | None) -> None:
+        """Get ready to compare with `expected`."""
+        self._expected = expected
+        self._sha256 = hashlib.sha256()
+        self._sum = _digest(expected.algorithm) if expected and expected.algorithm != "sha256" else hashlib.sha256()
+        self._shared = expected is None or (expected.algorithm == "sha256" and not expected.parts)
+        self._parts = list(expected.parts) if expected else []
+        self._sums: list[bytes] = []
+        self._left = self._parts[0] if self._parts else 0
+
+    def add(self, data: Any) -> None:
+        """Add the next bytes."""
+        self._sha256.update(data)
+        if self._shared:
+            return
+        if not self._parts:
+            self._sum.update(data)
+            return
+        view = memoryview(data)
+        while len(view):
+            taken = view[: self._left]
+            self._sum.update(taken)
+            self._left -= len(taken)
+            view = view[len(taken) :]
+            if not self._left:
+                self._sums.append(self._sum.digest())
+                self._sum = _digest(self._expected.algorithm)  # type: ignore[union-attr] # there are parts
+                self._left = self._parts[min(len(self._sums), len(self._parts) - 1)]
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 sum so far, in hexadecimal."""
+        return self._sha256.hexdigest()
+
+    @property
+    def agrees(self) -> bool:
+        """Tell whether the bytes are those that the store speaks of, as far as it does."""
+        if self._expected is None:
+            return True
+        if self._shared:
+            return self.sha256 == self._expected.value
+        if not self._parts:
+            return self._sum.digest().hex() == self._expected.value
+        total = _digest(self._expected.algorithm)
+        total.update(b"".join(self._sums))
+        return total.digest().hex() == self._expected.value
