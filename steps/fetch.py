@@ -111,7 +111,7 @@ def _download(storage: Storage, wanted: Sequence[tuple[RemoteObject, Path]], dat
     with Journal(dataset_dir) as journal:
         missing = [(remote, path) for remote, path in wanted if not journal.holds(path, remote.version)]
         refuse_full_disk(sum(remote.size for remote, _ in missing), dataset_dir)
-        storage.download(missing, scratch, lambda remote, path, sha256: journal.add(path, remote.version, sha256))
+        storage.download(missing, scratch, lambda remote, path, sum_: journal.add(path, remote.version, sum_))
     return len(wanted) - len(missing)
 
 

@@ -5,15 +5,17 @@ checksums of its parts (`…-N`). <https://docs.aws.amazon.com/AmazonS3/latest/u
 """
 
 import base64
+import functools
 import hashlib
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 CHEAPEST_FIRST = ("sha256", "crc64nvme", "crc32c", "crc32", "sha1")
-"""The SHA-256 sum is computed anyway."""
+"""By the time that a sum of them takes, but for SHA-256, which says most."""
 MEBIBYTE = 1024 * 1024
 
 
@@ -23,13 +25,13 @@ class _Crc:
     def __init__(self, extend: Callable[[Any, int], int], size: int) -> None:
         self._extend = extend
         self._size = size
-        self._value = 0
+        self.value = 0
 
     def update(self, data: Any) -> None:
-        self._value = self._extend(data, self._value)
+        self.value = self._extend(data, self.value)
 
     def digest(self) -> bytes:
-        return self._value.to_bytes(self._size, "big")
+        return self.value.to_bytes(self._size, "big")
 
 
 def _digest(algorithm: str) -> Any:
@@ -117,7 +119,7 @@ class Sums:
             parts = [first, *(size_of(number) for number in range(2, count + 1))]
         return replace(self, parts=parts if sum(parts) == size else [], guessed=guessed)
 
-    @property
+    @functools.cached_property
     def whole(self) -> Expected | None:
         """The cheapest checksum of the whole object."""
         for algorithm in CHEAPEST_FIRST:
@@ -125,7 +127,7 @@ class Sums:
                 return Expected(algorithm, _hexadecimal(value))
         return Expected("md5", self.etag) if self.tag_is_md5 else None
 
-    @property
+    @functools.cached_property
     def expected(self) -> Expected | None:
         """The checksum to compare with; None where the store gives none that can be."""
         if self.whole or not self.parts:
@@ -153,46 +155,77 @@ class Tally:
     def __init__(self, expected: Expected | None) -> None:
         """Get ready to compare with `expected`."""
         self._expected = expected
-        self._sha256 = hashlib.sha256()
-        self._sum = _digest(expected.algorithm) if expected and expected.algorithm != "sha256" else hashlib.sha256()
-        self._shared = expected is None or (expected.algorithm == "sha256" and not expected.parts)
-        self._parts = list(expected.parts) if expected else []
+        self._of_parts = expected is not None and bool(expected.parts)
+        # What sums up parts says nothing of a file in which nobody knows them.
+        self._algorithm = "sha256" if expected is None or expected.parts else expected.algorithm
+        self._whole = _digest(self._algorithm)
+        self._part: Any = _digest(expected.algorithm) if expected else None
         self._sums: list[bytes] = []
-        self._left = self._parts[0] if self._parts else 0
+        self._left = expected.parts[0] if expected and expected.parts else 0
 
-    def add(self, data: Any) -> None:
+    def add(self, data: bytes | memoryview) -> None:
         """Add the next bytes."""
-        self._sha256.update(data)
-        if self._shared:
-            return
-        if not self._parts:
-            self._sum.update(data)
-            return
-        view = memoryview(data)
+        self._whole.update(data)
+        view = memoryview(data) if self._of_parts else memoryview(b"")
         while len(view):
             taken = view[: self._left]
-            self._sum.update(taken)
+            self._part.update(taken)
             self._left -= len(taken)
             view = view[len(taken) :]
-            if not self._left:
-                self._sums.append(self._sum.digest())
-                self._sum = _digest(self._expected.algorithm)  # type: ignore[union-attr] # there are parts
-                self._left = self._parts[min(len(self._sums), len(self._parts) - 1)]
+            if not self._left and self._expected:
+                self._sums.append(self._part.digest())
+                self._part = _digest(self._expected.algorithm)
+                self._left = self._expected.parts[min(len(self._sums), len(self._expected.parts) - 1)]
 
     @property
-    def sha256(self) -> str:
-        """The SHA-256 sum so far, in hexadecimal."""
-        return self._sha256.hexdigest()
+    def sum(self) -> str:
+        """The sum of all bytes: `algorithm:hexadecimal`."""
+        return f"{self._algorithm}:{self._whole.digest().hex()}"
 
     @property
     def agrees(self) -> bool:
         """Tell whether the bytes are those that the store speaks of, as far as it does."""
         if self._expected is None:
             return True
-        if self._shared:
-            return self.sha256 == self._expected.value
-        if not self._parts:
-            return self._sum.digest().hex() == self._expected.value
+        if not self._of_parts:
+            return self._whole.digest().hex() == self._expected.value
         total = _digest(self._expected.algorithm)
         total.update(b"".join(self._sums))
         return total.digest().hex() == self._expected.value
+
+
+COMBINED = ("crc64nvme", "crc32c", "crc32")
+"""Sums of a whole that those of pieces, in any order, add up to."""
+
+
+class Pieces(Tally):
+    """A tally of pieces that come in any order, for the algorithms in `COMBINED`."""
+
+    def __init__(self, expected: Expected) -> None:
+        """Get ready to compare with `expected`."""
+        super().__init__(expected)
+        self._found: dict[int, tuple[bytes, int]] = {}
+
+    def add_at(self, start: int, data: memoryview) -> None:
+        """Add a piece, by its place in the object."""
+        digest = _digest(self._algorithm)
+        digest.update(data)
+        self._found[start] = digest.digest(), len(data)
+
+    def combine(self) -> None:
+        """Add all pieces up."""
+        from awscrt import checksums
+
+        total = 0
+        for _, (sum_, size) in sorted(self._found.items()):
+            total = getattr(checksums, f"combine_{self._algorithm}")(total, int.from_bytes(sum_, "big"), size)
+        self._whole.value = total
+
+
+def sum_of(path: Path, algorithm: str) -> str:
+    """Give a file's sum, as `Tally.sum` does."""
+    tally = Tally(None if algorithm == "sha256" else Expected(algorithm, ""))
+    with path.open("rb") as file:
+        while block := file.read(MEBIBYTE):
+            tally.add(block)
+    return tally.sum

@@ -78,7 +78,9 @@ class Foreign:
         with in_words(self.url):
             return _remote(obstore.head(self.store, key))
 
-    def get(self, remote: RemoteObject, start: int, end: int) -> tuple[memoryview, Sums]:
+    def get(
+        self, remote: RemoteObject, start: int, end: int, into: memoryview | None = None
+    ) -> tuple[memoryview, Sums]:
         options: Any = {} if end - start == remote.size else {"range": (start, end)}
         with in_words(self.url):
             response = obstore.get(self.store, remote.key, options=options)

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlsplit
+from xml.etree.ElementTree import ParseError
 
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import get_cert_path
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, fromstring
 
 from steps.common.errors import StepError, TemporaryError
 from steps.common.messages import printable
@@ -23,7 +22,7 @@ from steps.storage.config import ONEPANEL_CONFIG_DIR, StorageConfig
 from steps.storage.errors import ChangedError, NotAllowedError, NotThereError, one_line
 from steps.storage.objects import RemoteObject, Sent
 from steps.storage.patience import Patience
-from steps.storage.s3_answers import text_of, xml_of
+from steps.storage.s3_answers import parse, text_of, xml_of
 from steps.storage.s3_upload import upload
 from steps.storage.signing import signed
 from steps.storage.wire import Answer, NoAnswerError, Wire
@@ -140,6 +139,7 @@ class S3:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes | memoryview = b"",
+        into: memoryview | None = None,
         accept: Callable[[Answer], bool] = lambda answer: True,
     ) -> Answer:
         """Send a request until it is answered.
@@ -150,6 +150,7 @@ class S3:
             query: parameters.
             headers: by lower-case names.
             body: to be sent.
+            into: where the answer's body goes; None: to memory of its own.
             accept: tells whether a positive answer is one; if not, the request failed for now.
 
         Raises:
@@ -171,7 +172,7 @@ class S3:
                 self._region,
             )
             try:
-                answer = self._wire.send(method, url, all_headers, body)
+                answer = self._wire.send(method, url, all_headers, body, into)
             except NoAnswerError as error:
                 failure = self._no_answer(error)
             else:
@@ -200,9 +201,9 @@ class S3:
     def _refusal(self, answer: Answer, key: str) -> TemporaryError:
         """Give what may pass, raise what will not."""
         try:
-            document = fromstring(bytes(answer.body))
+            document = parse(bytes(answer.body))
             code, region = (text_of(document, name) for name in ("Code", "Region"))
-        except (ParseError, DefusedXmlException, ValueError):
+        except (ParseError, ValueError):
             code = region = ""  # HEAD has no body; other servers have others.
         shown = " ".join(filter(None, [str(answer.status), printable(code)]))
         region = region or answer.headers.get("x-amz-bucket-region", "")
@@ -272,7 +273,9 @@ class S3:
         headers = self.request("HEAD", key).headers
         return RemoteObject(key, int(headers.get("content-length", 0)), headers.get("etag", "").strip('"'))
 
-    def get(self, remote: RemoteObject, start: int, end: int) -> tuple[memoryview, Sums]:
+    def get(
+        self, remote: RemoteObject, start: int, end: int, into: memoryview | None = None
+    ) -> tuple[memoryview, Sums]:
         """Give bytes of an object, and what the store says of it; all bytes when they are the whole object.
 
         Raises:
@@ -284,7 +287,7 @@ class S3:
             headers["x-amz-checksum-mode"] = "ENABLED"
         else:
             headers["range"] = f"bytes={start}-{end - 1}"
-        answer = self.request("GET", remote.key, headers=headers)
+        answer = self.request("GET", remote.key, headers=headers, into=into)
         if answer.headers.get("etag", "").strip('"') != remote.etag or len(answer.body) != end - start:
             raise ChangedError(f"{self.url}/{remote.key} changed in the meantime: run the step again")
         return answer.body, Sums.of(answer.headers)

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import itertools
 import mimetypes
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from steps.storage.checksums import Sums, multipart_tag
 from steps.storage.errors import NotThereError
 from steps.storage.objects import Sent
 from steps.storage.s3_answers import text_of, xml_of
-from steps.storage.threads import PART_BYTES, PARTS_IN_FLIGHT, each
+from steps.storage.threads import BUFFERS, PART_BYTES, PARTS_IN_FLIGHT, each
 from steps.storage.wire import Answer
 
 MOST_PARTS = 10_000
+"""S3's own limit."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def _same(before: Any, path: Path) -> bool:
     return (before.st_size, before.st_mtime_ns, before.st_ino) == (after.st_size, after.st_mtime_ns, after.st_ino)
 
 
-def _put(s3: Any, key: str, body: bytes, query: Mapping[str, str], headers: Mapping[str, str]) -> _Part:
+def _put(s3: Any, key: str, body: bytes | memoryview, query: Mapping[str, str], headers: Mapping[str, str]) -> _Part:
     md5 = hashlib.md5(body, usedforsecurity=False).digest()
     sha256 = hashlib.sha256(body).digest()
     sums = {
@@ -81,30 +83,41 @@ def _upload_in_parts(s3: Any, path: Path, key: str, headers: Mapping[str, str]) 
     """Put a large file; None where it changed meanwhile."""
     _abandon_left_parts(s3, key)
     before = path.stat()
-    size = max(PART_BYTES, -(-before.st_size // MOST_PARTS))
+    if before.st_size > MOST_PARTS * PART_BYTES:
+        raise StepError(f"{path} is larger than {MOST_PARTS} parts of {PART_BYTES} bytes: S3 takes no more")
     sum_ = hashlib.sha256()
     parts: dict[int, _Part] = {}
 
-    def bodies() -> Iterator[tuple[int, bytes]]:
+    def bodies() -> Iterator[tuple[int, memoryview, memoryview]]:
         # Read in order, whoever sends: the sum is that of what was sent, not of what lies there later.
         with path.open("rb") as file:
-            while body := file.read(size):
-                sum_.update(body)
-                yield len(parts_begun) + 1, body
-                parts_begun.append(len(body))
+            for number in itertools.count(1):
+                buffer = BUFFERS.take()
+                try:
+                    body = buffer[: file.readinto(buffer)]
+                    sum_.update(body)
+                except BaseException:
+                    BUFFERS.give_back(buffer)
+                    raise
+                if not len(body):
+                    BUFFERS.give_back(buffer)
+                    return
+                yield number, body, buffer
 
-    parts_begun: list[int] = []
     start = s3.request("POST", key, query={"uploads": ""}, headers={"x-amz-checksum-algorithm": "SHA256", **headers})
     name = text_of(xml_of(start, s3.where), "UploadId")
 
-    def put(item: tuple[int, bytes]) -> None:
-        number, body = item
-        parts[number] = _put(s3, key, body, {"partNumber": str(number), "uploadId": name}, {})
+    def put(item: tuple[int, memoryview, memoryview]) -> None:
+        number, body, buffer = item
+        try:
+            parts[number] = _put(s3, key, body, {"partNumber": str(number), "uploadId": name}, {})
+        finally:
+            BUFFERS.give_back(buffer)
 
     finished = False
     try:
         each(bodies(), PARTS_IN_FLIGHT, put)
-        if not _same(before, path) or sum(parts_begun) != before.st_size:
+        if not _same(before, path):
             return None
         tag = _finish(s3, key, name, [parts[number] for number in sorted(parts)])
         finished = True

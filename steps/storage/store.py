@@ -122,7 +122,7 @@ class Storage:
         self,
         wanted: Sequence[tuple[RemoteObject, Path]],
         scratch: Path,
-        done: Done = lambda remote, path, sha256: None,
+        done: Done = lambda remote, path, sum_: None,
     ) -> None:
         """Fetch each object to its path, whole or not at all.
 

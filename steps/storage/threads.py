@@ -1,5 +1,6 @@
 """Many transfers at a time."""
 
+import queue
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,29 @@ PARTS_IN_FLIGHT = 8
 
 T = TypeVar("T")
 END = object()
+
+
+class Buffers:
+    """Memory for the parts in flight, used again and again: fresh memory costs as much as the bytes that go into it."""
+
+    def __init__(self, count: int, size: int) -> None:
+        """Set the bounds; the memory is taken when it is first needed."""
+        self._size = size
+        self._free: queue.LifoQueue[memoryview | None] = queue.LifoQueue()
+        for _ in range(count):
+            self._free.put(None)
+
+    def take(self) -> memoryview:
+        """Wait for a buffer."""
+        return self._free.get() or memoryview(bytearray(self._size))
+
+    def give_back(self, buffer: memoryview) -> None:
+        """Let others use a buffer."""
+        self._free.put(buffer)
+
+
+BUFFERS = Buffers(PARTS_IN_FLIGHT, PART_BYTES)
+"""Those of the process, whatever is under way in it."""
 
 
 def each(items: Iterable[T], workers: int, act: Callable[[T], None], stop: threading.Event | None = None) -> None:

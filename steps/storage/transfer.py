@@ -9,15 +9,15 @@ from typing import Any
 
 from steps.common.errors import StepError, TemporaryError
 from steps.common.progress import Advance
-from steps.storage.checksums import Expected, Tally
+from steps.storage.checksums import COMBINED, Expected, Pieces, Tally
 from steps.storage.errors import NotThereError
 from steps.storage.objects import RemoteObject
-from steps.storage.threads import OBJECTS_IN_FLIGHT, PART_BYTES, PARTS_IN_FLIGHT, each
+from steps.storage.threads import BUFFERS, OBJECTS_IN_FLIGHT, PART_BYTES, PARTS_IN_FLIGHT, each
 
 log = logging.getLogger(__name__)
 
 Done = Callable[[RemoteObject, Path, str], None]
-"""Called with an object that arrived, its file and the SHA-256 sum of its bytes."""
+"""Called with an object that arrived, its file and the sum of its bytes, `algorithm:hexadecimal`."""
 
 
 class Download:
@@ -29,7 +29,6 @@ class Download:
         self._advance = advance
         self._done = done
         self._account = threading.Lock()
-        self._parts = threading.BoundedSemaphore(PARTS_IN_FLIGHT)
 
     def all(self, wanted: Sequence[tuple[RemoteObject, Path]]) -> None:
         for folder in {target.parent for _, target in wanted}:
@@ -41,19 +40,19 @@ class Download:
         # A name a thread, used again and again: a name an object makes file systems twice as slow.
         temporary = self._scratch / str(threading.get_ident())
         try:
-            agrees, sha256, _ = self._write(remote, temporary)
-            if not agrees:
-                agrees, again, expected = self._write(remote, temporary)
-                if not agrees:
-                    self._doubt(remote, sha256 == again, expected)
-                sha256 = again
+            tally, expected = self._write(remote, temporary)
+            if expected and not tally.agrees:
+                first = tally.sum
+                tally, expected = self._write(remote, temporary)
+                if expected and not tally.agrees:
+                    self._doubt(remote, tally.sum == first, expected)
         except NotThereError:
             raise NotThereError(
                 f"{self._bucket.url}/{remote.key} vanished while it was being fetched: run the step again"
             ) from None
         os.replace(temporary, target)
         with self._account:
-            self._done(remote, target, sha256)
+            self._done(remote, target, tally.sum)
             self._advance(remote.size)
 
     def _doubt(self, remote: RemoteObject, alike: bool, expected: Expected) -> None:
@@ -65,8 +64,8 @@ class Download:
             raise StepError(f"{name} is not what its {sum_} sum in the store says, twice alike: put it there again")
         log.info("%s came twice alike; its store does not tell the parts that its entity tag sums up", name)
 
-    def _write(self, remote: RemoteObject, temporary: Path) -> tuple[bool, str, Any]:
-        """Write an object's bytes; tell whether they agree with its checksum, their SHA-256 sum, and that checksum."""
+    def _write(self, remote: RemoteObject, temporary: Path) -> tuple[Tally, Expected | None]:
+        """Write an object's bytes; give what they add up to, and what they should."""
         if remote.size <= PART_BYTES:
             body, sums = self._bucket.get(remote, 0, remote.size)
             if sums.expected is None and sums.count:
@@ -75,23 +74,33 @@ class Download:
             tally.add(body)
             with temporary.open("wb", buffering=0) as file:
                 write_at(file.fileno(), body, 0, temporary)
-            return tally.agrees, tally.sha256, sums.expected
-        sums = self._bucket.sums(remote)
+            return tally, sums.expected
+
+        expected = self._bucket.sums(remote).expected
+        pieces = Pieces(expected) if expected and not expected.parts and expected.algorithm in COMBINED else None
         with temporary.open("wb", buffering=0) as file:
             descriptor = file.fileno()
 
             def part(start: int) -> None:
-                with self._parts:
-                    body, _ = self._bucket.get(remote, start, min(start + PART_BYTES, remote.size))
+                buffer = BUFFERS.take()
+                try:
+                    end = min(start + PART_BYTES, remote.size)
+                    body, _ = self._bucket.get(remote, start, end, buffer)
+                    if pieces:
+                        pieces.add_at(start, body)
                     write_at(descriptor, body, start, temporary)
+                finally:
+                    BUFFERS.give_back(buffer)
 
             each(range(0, remote.size, PART_BYTES), PARTS_IN_FLIGHT, part)
-        # Read back, in order: what counts is what the disk took.
-        tally = Tally(sums.expected)
+        if pieces:
+            pieces.combine()
+            return pieces, expected
+        tally = Tally(expected)
         with temporary.open("rb", buffering=0) as file:
             while block := file.read(PART_BYTES // 8):
                 tally.add(block)
-        return tally.agrees, tally.sha256, sums.expected
+        return tally, expected
 
 
 def write_at(descriptor: int, body: memoryview, offset: int, path: Path) -> None:

@@ -49,8 +49,15 @@ class Wire:
         self._stop = stop
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
 
-    def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | memoryview = b"") -> Answer:
-        """Send a request and wait for the whole answer.
+    def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | memoryview = b"",
+        into: memoryview | None = None,
+    ) -> Answer:
+        """Send a request and wait for the whole answer, whose body goes to the beginning of `into`, if that is given.
 
         Raises:
             NoAnswerError: there is none, or not all of it.
@@ -60,12 +67,29 @@ class Wire:
         except queue.Empty:
             curl = pycurl.Curl()
         received = BytesIO()
-        lines: list[bytes] = []
+        arrived = 0
 
-        def header(line: bytes) -> None:
-            if line.startswith(b"HTTP/"):  # Of the last answer only, where an interim one came before it.
-                lines.clear()
-            lines.append(line)
+        def fill(data: bytes) -> int:
+            nonlocal arrived
+            end = arrived + len(data)
+            if into is None or end > len(into):
+                return 0  # Ends the request.
+            into[arrived:end] = data
+            arrived = end
+            return len(data)
+
+        lines: list[bytes] = []
+        given = 0
+
+        def give(size: int) -> bytes:
+            nonlocal given
+            data = bytes(body[given : given + size])
+            given += len(data)
+            return data
+
+        def rewind(offset: int, whence: int) -> None:
+            nonlocal given
+            given = offset
 
         try:
             curl.setopt(pycurl.URL, url)
@@ -76,17 +100,16 @@ class Wire:
             curl.setopt(pycurl.LOW_SPEED_LIMIT, 1)
             curl.setopt(pycurl.LOW_SPEED_TIME, math.ceil(self._stall_seconds))
             curl.setopt(pycurl.BUFFERSIZE, 512 * 1024)
-            curl.setopt(pycurl.WRITEFUNCTION, received.write)
-            curl.setopt(pycurl.HEADERFUNCTION, header)
+            curl.setopt(pycurl.WRITEFUNCTION, received.write if into is None else fill)
+            curl.setopt(pycurl.HEADERFUNCTION, lines.append)
             curl.setopt(pycurl.NOPROGRESS, 0)
             curl.setopt(pycurl.XFERINFOFUNCTION, lambda *_: self._stop.is_set())
             if method == "HEAD":
                 curl.setopt(pycurl.NOBODY, 1)
             elif method in ("PUT", "POST"):
-                content = BytesIO(body)
                 curl.setopt(pycurl.UPLOAD, 1)
-                curl.setopt(pycurl.READFUNCTION, content.read)
-                curl.setopt(pycurl.SEEKFUNCTION, lambda offset, whence: content.seek(offset, whence) and None)
+                curl.setopt(pycurl.READFUNCTION, give)
+                curl.setopt(pycurl.SEEKFUNCTION, rewind)
                 curl.setopt(pycurl.INFILESIZE_LARGE, len(body))
             if method not in ("GET", "HEAD", "PUT"):
                 curl.setopt(pycurl.CUSTOMREQUEST, method)
@@ -101,5 +124,11 @@ class Wire:
             raise NoAnswerError(" ".join(reason.split()) or f"curl error {number}", trust=trust) from None
         curl.reset()  # Lets go of the bytes; the connection stays.
         self._idle.put(curl)
-        pairs = (line.decode("latin-1").partition(":") for line in lines[1:])
-        return Answer(status, {name.lower(): value.strip() for name, _, value in pairs}, received.getbuffer())
+        found: dict[str, str] = {}
+        for line in lines:
+            name, colon, value = line.decode("latin-1").partition(":")
+            if colon:
+                found[name.lower()] = value.strip()
+            elif line.startswith(b"HTTP/"):  # Of the last answer only, where an interim one came before it.
+                found = {}
+        return Answer(status, found, received.getbuffer() if into is None else into[:arrived])
