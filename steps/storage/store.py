@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from steps.common.errors import StepError
+from steps.common.errors import StepError, TemporaryError
 from steps.common.messages import printable
 from steps.common.progress import progress
 from steps.storage.address import clean_key, has_scheme
@@ -153,7 +153,10 @@ class Storage:
 
             def put(item: tuple[Path, str]) -> None:
                 path, key = item
-                sent[key] = self._bucket.upload(path, key)
+                try:
+                    sent[key] = self._bucket.upload(path, key)
+                except FileNotFoundError:
+                    raise TemporaryError(f"{path} vanished while it was being uploaded: run the step again") from None
                 advance(sent[key].size)
 
             each(files, min(FILES_IN_FLIGHT, len(files)), put, self._bucket.stop)
