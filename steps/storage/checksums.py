@@ -17,6 +17,8 @@ from typing import Any
 CHEAPEST_FIRST = ("sha256", "crc64nvme", "crc32c", "crc32", "sha1")
 """By the time that a sum of them takes, but for SHA-256, which says most."""
 MEBIBYTE = 1024 * 1024
+USUAL_PARTS = (8, 16, 5, 10, 15, 32, 50, 64, 100, 128)
+"""In mebibytes: those of AWS's command line and of boto3, MinIO's, and other tools'."""
 
 
 class _Crc:
@@ -106,18 +108,15 @@ class Sums:
             return replace(self, parts=[size] if count == 1 else [])
         first = size_of(1)
         if first == size:  # It does not know of parts.
-            first = -(-size // count // MEBIBYTE) * MEBIBYTE
-            guessed = True
-        else:
-            guessed = False
-        last = size - first * (count - 1)
-        if 0 < last <= first:
+            first = _usual_part(size, count)
+            last = size - first * (count - 1)
+            return replace(self, parts=[*[first] * (count - 1), last] if last > 0 else [], guessed=True)
+        last = size_of(count)
+        if first * (count - 1) + last == size:
             parts = [*[first] * (count - 1), last]
-        elif guessed:
-            parts = []
         else:
-            parts = [first, *(size_of(number) for number in range(2, count + 1))]
-        return replace(self, parts=parts if sum(parts) == size else [], guessed=guessed)
+            parts = [first, *(size_of(number) for number in range(2, count)), last]
+        return replace(self, parts=parts if sum(parts) == size else [])
 
     @functools.cached_property
     def whole(self) -> Expected | None:
@@ -140,6 +139,15 @@ class Sums:
         if not self.encrypted and re.fullmatch(rf"[0-9a-f]{{32}}{ending}", self.etag):
             return Expected("md5", self.etag.removesuffix(ending), self.parts, self.guessed)
         return None
+
+
+def _usual_part(size: int, count: int) -> int:
+    """Give the size of a part that S3's clients are most likely to have chosen."""
+    fewest, most = -(-size // count), (size - 1) // (count - 1)
+    for mebibytes in USUAL_PARTS:
+        if fewest <= mebibytes * MEBIBYTE <= most:
+            return mebibytes * MEBIBYTE
+    return -(-fewest // MEBIBYTE) * MEBIBYTE
 
 
 def _hexadecimal(value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -14,6 +15,10 @@ from urllib.parse import urlsplit
 
 Fault = Callable[[str, str], str]
 """Gives the name of the fault of a request, from its method and path; empty: none."""
+
+
+STATUS = {"ServiceUnavailable": 503, "ExpiredToken": 400, "NoSuchBucket": 404}
+"""Refusals, by their codes."""
 
 
 def no_fault(method: str, path: str) -> str:
@@ -27,8 +32,11 @@ class Proxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.scheme = "https" if tls else "http"
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.upstream = urlsplit(upstream)
         self.fault: Fault = no_fault
         self.requests: list[tuple[str, str]] = []
@@ -36,16 +44,16 @@ class Proxy(ThreadingHTTPServer):
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that went away are what this is for."""
 
 
 @contextmanager
-def proxy(upstream: str) -> Iterator[Proxy]:
-    """Run a proxy for the duration of the block."""
-    with Proxy(upstream) as server:
+def proxy(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """Run a proxy for the duration of the block, which speaks TLS where it is given a certificate."""
+    with Proxy(upstream, tls) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -75,10 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RD)
             self.close_connection = True
             return
-        if fault in ("ServiceUnavailable", "ExpiredToken"):
-            self._answer(
-                503 if fault == "ServiceUnavailable" else 400, {}, f"<Error><Code>{fault}</Code></Error>".encode()
-            )
+        if fault in STATUS:
+            self._answer(STATUS[fault], {}, f"<Error><Code>{fault}</Code></Error>".encode())
             return
         if fault == "flip sent" and body:
             body[len(body) // 2] ^= 1
@@ -95,8 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.close()
         if fault == "flip" and content:
             content[len(content) // 2] ^= 1
-        if fault == "no checksums":
-            headers = {name: value for name, value in headers.items() if "x-amz-checksum" not in name.lower()}
+        if fault == "other tag":
+            headers["ETag"] = f'"{"0" * 32}"'
         self._answer(answer.status, headers, bytes(content), fault)
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes, fault: str = "") -> None:

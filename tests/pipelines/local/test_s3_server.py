@@ -56,12 +56,12 @@ def test_inner_doors_are_closed_to_other_users() -> None:
         server.client().put_object(Bucket="bucket", Key="secret", Body=b"content" * 1000)
         listening = psutil.Process(server.pid).net_connections("inet")
         ports = {each.laddr.port for each in listening if each.status == psutil.CONN_LISTEN}
-        spoken = 0
+        spoken, key = 0, "/buckets/bucket/secret"
         for port in ports - {urlsplit(server.endpoint).port}:
             for method, path in [
-                ("GET", "/buckets/bucket/secret"),
+                ("GET", key),
                 ("GET", "/buckets/?limit=9"),
-                ("PUT", "/buckets/bucket/secret"),
+                ("PUT", key),
             ]:
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
                 try:
