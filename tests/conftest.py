@@ -13,16 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipelines.local.s3_server import S3Server, s3_server
-from tests.faults.matrix import table
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the table of faults, here because worker processes' reports meet in the one that read this file."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    if lines := table(report for report in reports if report.when == "call"):
-        terminalreporter.section("faults")
-        terminalreporter.write_line("\n".join(lines))
-
+from tests.faults.matrix import pytest_terminal_summary, record  # noqa: F401 - a hook and a fixture
 
 SHARED_DUMP = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd_cvat_coco.zip"
 # Neither dense nor from 1, as after deleting labels in a long-lived CVAT project.
