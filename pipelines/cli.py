@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 
 from pipelines.errors import PipelineError
@@ -158,11 +160,17 @@ Namespace = Annotated[
 ]
 
 
+Output = Annotated[
+    str, typer.Option("--output", "-o", metavar="[name|json|yaml]", help="What to print.", show_default="in words")
+]
+
+
 @_command(
     "submit",
     "Create the workflow on a cluster.",
     "cvat-detr submit --watch --param cvat-annotation-path=annotation-dump/7/",
     "cvat-detr submit --from-template detr-training --param epochs=50 --namespace team",
+    "cvat-detr submit --dry-run --param cvat-annotation-path=annotation-dump/7/ | kubectl create -f -",
 )
 def submit_command(
     param: Overrides = [],  # noqa: B006 - typer copies it
@@ -170,6 +178,8 @@ def submit_command(
         str, typer.Option(help="Installed WorkflowTemplate to refer to.", show_default="the manifest is sent")
     ] = "",
     watch: Annotated[bool, typer.Option("--watch", help="Watch it until it is finished.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
+    output: Output = "",
     manifest: Annotated[
         Path, typer.Option(help="The compiled workflow to submit.", show_default="the committed one")
     ] = WORKFLOW,
@@ -179,24 +189,54 @@ def submit_command(
 ) -> int:
     """Create the workflow on a cluster."""
     from pipelines.cluster.connect import connect
-    from pipelines.cluster.submit import submit
+    from pipelines.cluster.submit import build_workflow, installed, send
 
-    cluster = connect(via, context=context, namespace=namespace)
-    name = submit(cluster, Manifest.load(manifest), read_overrides(param), from_template)
-    print(f"submitted {name} in namespace {cluster.namespace}")
+    if output not in ("", "name", "json", "yaml"):
+        raise PipelineError(f"--output is '{output}': give name, json or yaml")
+    compiled = Manifest.load(manifest)
+    own = str(compiled.metadata.get("namespace", ""))
+    if dry_run and not from_template:
+        # Needs no cluster.
+        workflow = build_workflow(compiled, read_overrides(param))
+        if namespace:
+            workflow["metadata"]["namespace"] = namespace
+        _print_workflow(workflow, output or "yaml")
+        return 0
+    cluster = connect(via, context=context, namespace=namespace or own)
+    if from_template:
+        compiled = installed(cluster, compiled, from_template)
+    workflow = build_workflow(compiled, read_overrides(param), from_template)
+    if dry_run:
+        _print_workflow({**workflow, "metadata": {**workflow["metadata"], "namespace": cluster.namespace}}, output)
+        return 0
+    created = send(cluster, workflow)
+    name = str(created["metadata"]["name"])
+    if output:
+        _print_workflow(created, output)
+    else:
+        print(f"submitted {name} in namespace {cluster.namespace}")
     if watch:
         return _watch(cluster, name)
-    print(f"watch it: python -m pipelines watch {name} --namespace {cluster.namespace}")
+    if not output:
+        print(f"watch it: python -m pipelines watch {name} --namespace {cluster.namespace}")
     return 0
 
 
+def _print_workflow(workflow: dict[str, Any], output: str) -> None:
+    metadata = workflow["metadata"]
+    if output == "name":
+        print(metadata.get("name") or metadata["generateName"])
+    elif output == "json":
+        print(json.dumps(workflow, indent=2))
+    else:
+        print(yaml.safe_dump(workflow, sort_keys=False, allow_unicode=True), end="")
+
+
+RunName = Annotated[str, typer.Argument(help="Name of the workflow.")]
+
+
 @_command("watch", "Watch a workflow until it is finished.", "cvat-detr watch detr-training-x7k2p --namespace team")
-def watch_command(
-    name: Annotated[str, typer.Argument(help="Name of the workflow.")],
-    via: Via = "auto",
-    context: Context = "",
-    namespace: Namespace = "",
-) -> int:
+def watch_command(name: RunName, via: Via = "auto", context: Context = "", namespace: Namespace = "") -> int:
     """Watch a workflow until it is finished; the exit status is 0 only if it succeeded."""
     from pipelines.cluster.connect import connect
 
@@ -212,6 +252,74 @@ def _watch(cluster: "Cluster", name: str) -> int:
         again = f"python -m pipelines watch {name} --namespace {cluster.namespace}"
         print(f"stopped watching; the workflow keeps running: {again}", file=sys.stderr)
         return 130
+
+
+@_command("logs", "Print what a workflow's steps wrote.", "cvat-detr logs detr-training-x7k2p --step train-detr")
+def logs_command(
+    name: RunName,
+    step: Annotated[str, typer.Option(help="Only this step's.", show_default="all steps")] = "",
+    via: Via = "auto",
+    context: Context = "",
+    namespace: Namespace = "",
+) -> int:
+    """Print what a workflow's steps wrote so far; of a step that was tried again, the last attempt."""
+    from pipelines.cluster.connect import connect
+    from pipelines.cluster.runs import print_logs
+
+    print_logs(connect(via, context=context, namespace=namespace), name, step)
+    return 0
+
+
+@_command("list", "List the training workflows of a namespace.", "cvat-detr list --namespace team")
+def list_command(
+    sweep: Annotated[str, typer.Option(help="Only the runs of this sweep.", show_default="all")] = "",
+    via: Via = "auto",
+    context: Context = "",
+    namespace: Namespace = "",
+) -> int:
+    """List the training workflows of a namespace, the newest first."""
+    from pipelines.cluster.connect import connect
+    from pipelines.cluster.runs import print_list
+
+    print_list(connect(via, context=context, namespace=namespace), sweep, _console())
+    return 0
+
+
+@_command("stop", "Stop a workflow, or all of a sweep.", "cvat-detr stop detr-training-x7k2p --namespace team")
+def stop_command(
+    name: Annotated[str, typer.Argument(help="Name of the workflow or the sweep.")],
+    via: Via = "auto",
+    context: Context = "",
+    namespace: Namespace = "",
+) -> int:
+    """Stop a workflow, or all of a sweep; a training writes its checkpoint first, from which `retry` goes on."""
+    from pipelines.cluster.connect import connect
+    from pipelines.cluster.runs import stop
+
+    for stopped in stop(connect(via, context=context, namespace=namespace), name):
+        print(f"stopped {stopped}")
+    return 0
+
+
+@_command("retry", "Take a failed or stopped workflow up again.", "cvat-detr retry detr-training-x7k2p --watch")
+def retry_command(
+    name: RunName,
+    watch: Annotated[bool, typer.Option("--watch", help="Watch it until it is finished.")] = False,
+    via: Via = "auto",
+    context: Context = "",
+    namespace: Namespace = "",
+) -> int:
+    """Run the steps again that failed or never ran; a training goes on from its last checkpoint.
+
+    Through the Kubernetes API this needs the argo command.
+    """
+    from pipelines.cluster.connect import connect
+    from pipelines.cluster.runs import retry
+
+    cluster = connect(via, context=context, namespace=namespace)
+    retry(cluster, name)
+    print(f"retrying {name} in namespace {cluster.namespace}")
+    return _watch(cluster, name) if watch else 0
 
 
 @_command(

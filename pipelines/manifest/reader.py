@@ -50,7 +50,7 @@ class Manifest:
         return str(self.metadata.get("namespace", "default"))
 
     def parameters(self, overrides: Mapping[str, str]) -> dict[str, str]:
-        """Return the parameters' values, with `overrides` in place of the defaults.
+        """Return the parameters' values, with `overrides` in place of the defaults; one with neither is left out.
 
         Raises:
             PipelineError: an override names no parameter, or a value that its options do not have.
@@ -64,7 +64,8 @@ class Manifest:
             options = declared[name].get("enum")
             if options and value not in options:
                 raise PipelineError(f"parameter '{name}' is '{value}': expected one of {', '.join(options)}")
-        return {name: overrides.get(name, each["value"]) for name, each in declared.items()}
+        defaults = {name: each["value"] for name, each in declared.items() if "value" in each}
+        return {**defaults, **overrides}
 
     def tasks(self) -> list[tuple[str, Mapping[str, Any]]]:
         """Return the DAG's tasks in an order that its dependencies allow, each with its template.
