@@ -38,6 +38,12 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             "fetch",
             annotation_path=p.ANNOTATION_PATH,
             dataset_dir=DATA,
+            # Only to be checked, before anything is fetched or a GPU waited for.
+            model=p.MODEL,
+            epochs=p.EPOCHS,
+            batch_size=p.BATCH_SIZE,
+            hyperparameters=p.HYPERPARAMETERS,
+            checkpoint=p.CHECKPOINT,
             namespace="{{workflow.namespace}}",
         )
         prepare = build.step(
