@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from pipelines.errors import PipelineError
 from pipelines.local.executor import StepFailedError, stop_on_sigterm
@@ -21,6 +24,7 @@ from pipelines.workflow.contract import MANIFESTS, ONEPANEL_SPEC, WORKFLOW
 from pipelines.workflow.options import Options
 from pipelines.workflow.parameters import EPOCHS, MODEL
 from steps.common.console import HELP, create_app, run_app
+from steps.common.errors import StepError
 
 if TYPE_CHECKING:
     from pipelines.cluster.protocol import Cluster
@@ -37,6 +41,20 @@ app = create_app(
 Overrides = Annotated[
     list[str],
     typer.Option("--param", "-p", metavar="NAME=VALUE", help="A workflow parameter; may be repeated."),
+]
+
+
+Via = Annotated[
+    str,
+    typer.Option(
+        metavar="[auto|argo|kubernetes]",
+        help="argo: the server of ARGO_SERVER, with ARGO_TOKEN; kubernetes: KUBECONFIG, or the pod that this runs in; "
+        "auto: the first that is configured.",
+    ),
+]
+Context = Annotated[str, typer.Option(help="Context of the kubeconfig.", show_default="the current one")]
+Namespace = Annotated[
+    str, typer.Option(help="Namespace.", show_default="ARGO_NAMESPACE, else the context's, else 'default'")
 ]
 
 
@@ -108,6 +126,124 @@ def run_command(
     return 0
 
 
+@_command(
+    "sweep",
+    "Train with several values of some parameters, and compare.",
+    "cvat-detr sweep --dump task_7.zip --param lr=1e-4,3e-4 --param model=ddq_lite0,detr_resnet50",
+    "cvat-detr sweep --cluster --at-once 4 --param cvat-annotation-path=annotation-dump/7/ --param lr=1e-4,3e-4",
+)
+def sweep_command(
+    param: Annotated[
+        list[str],
+        typer.Option(
+            "--param",
+            "-p",
+            metavar="NAME=VALUE[,VALUE...]",
+            help="A workflow parameter or hyperparameter, with one value or several; may be repeated.",
+        ),
+    ],
+    cluster: Annotated[bool, typer.Option("--cluster", help="On the cluster, instead of on this machine.")] = False,
+    at_once: Annotated[int, typer.Option(metavar="N", help="On a cluster: how many runs at once, at most.")] = 1,
+    dump: Annotated[
+        Path | None,
+        typer.Option(help="On this machine: the dump, a folder or .zip.", show_default="a generated sample"),
+    ] = None,
+    runs: Annotated[
+        Path, typer.Option(help="On this machine: folder in which the sweep gets a folder of its own.")
+    ] = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="On a cluster: print what would be sent, and send nothing.")
+    ] = False,
+    manifest: Annotated[Path, typer.Option(help="The compiled workflow.", show_default="the committed one")] = WORKFLOW,
+    via: Via = "auto",
+    context: Context = "",
+    namespace: Namespace = "",
+) -> int:
+    """Train with each combination of the given values; the data is fetched and prepared once.
+
+    On this machine one run follows another, and a comparison ends it. On a cluster each is a workflow of its own, all
+    with one label; `compare` takes the folder in the bucket that they write to.
+    """
+    given = read_overrides(param)
+    if cluster or dry_run:
+        return _sweep_on_cluster(given, at_once, dry_run, manifest, via, context, namespace)
+    from pipelines.local.run import sweep_locally
+
+    stop_on_sigterm()
+    try:
+        folder, failed = sweep_locally(manifest, dump, given, runs, _console())
+    except StepFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if any(folder.glob("*/output/metrics.json")):
+        _compare([str(folder)], folder / "comparison.html")
+    if failed:
+        print(f"error: {len(failed)} of the runs failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _sweep_on_cluster(
+    given: dict[str, str], at_once: int, dry_run: bool, manifest: Path, via: str, context: str, namespace: str
+) -> int:
+    from pipelines.cluster.connect import connect
+    from pipelines.cluster.sweep import submit_sweep, sweep_workflows
+    from pipelines.manifest.sweep import new_name
+
+    compiled = Manifest.load(manifest)
+    namespace = namespace or str(compiled.metadata.get("namespace", ""))
+    if dry_run:
+        where = namespace or os.environ.get("ARGO_NAMESPACE") or "default"
+        print(yaml.safe_dump_all(sweep_workflows(compiled, given, new_name(compiled), where, at_once)), end="")
+        return 0
+    reached = connect(via, context=context, namespace=namespace)
+    sent = submit_sweep(reached, compiled, given, at_once)
+    print(f"submitted the sweep {sent.name} in namespace {reached.namespace}: its data, then {len(sent.runs)} runs")
+    for name, words in sent.runs.items():
+        print(f"  {name}  {words}")
+    print(f"list them: cvat-detr list --sweep {sent.name} --namespace {reached.namespace}")
+    print(f"compare them: cvat-detr compare {sent.folder} (a key in the bucket; or its whole address)")
+    return 0
+
+
+@_command(
+    "compare",
+    "Compare runs, in a table and on a page.",
+    "cvat-detr compare runs/latest",
+    "cvat-detr compare s3://models/team/workflow-data/output/detr-training-sweep-x7k2p --output lr.html",
+)
+def compare_command(
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN-OR-SWEEP...", help="Folders, addresses, or key prefixes in the bucket."),
+    ],
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("comparison.html"),
+) -> int:
+    """Compare runs by what they left: a table here, and a page with curves and AP by class.
+
+    With MLFLOW_TRACKING_URI set, the runs are sent there too.
+    """
+    _compare(places, output)
+    return 0
+
+
+def _compare(places: list[str], page: Path) -> None:
+    from steps.compare import compare_runs
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        columns, rows, warnings = compare_runs(places, page)
+    except StepError as error:
+        raise PipelineError(str(error)) from None
+    # Runs of a sweep differ at the end of their names.
+    table = Table(Column(columns[0], no_wrap=True, min_width=max(len(row[0]) for row in rows)), *columns[1:])
+    for row in rows:
+        table.add_row(*map(Text, row))
+    _console().print(table)
+    for warning in warnings:
+        print(f"WARNING: {warning}")
+    print(f"page: {page}")
+
+
 def _takes(options: type) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Give a command a flag for every field of `options`, in place of its own `**settings`."""
 
@@ -144,20 +280,6 @@ def compile_command(
         path.write_text(text, encoding="utf-8")
         print(path)
     return 0
-
-
-Via = Annotated[
-    str,
-    typer.Option(
-        metavar="[auto|argo|kubernetes]",
-        help="argo: the server of ARGO_SERVER, with ARGO_TOKEN; kubernetes: KUBECONFIG, or the pod that this runs in; "
-        "auto: the first that is configured.",
-    ),
-]
-Context = Annotated[str, typer.Option(help="Context of the kubeconfig.", show_default="the current one")]
-Namespace = Annotated[
-    str, typer.Option(help="Namespace.", show_default="ARGO_NAMESPACE, else the context's, else 'default'")
-]
 
 
 Output = Annotated[

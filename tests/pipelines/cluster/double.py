@@ -39,6 +39,8 @@ class Double:
     """Kubernetes' events of type Warning."""
     forbidden: tuple[str, ...] = ()
     """Parts of the paths of what these credentials may not do."""
+    moves: bool = False
+    """Whether the workflow moves on to its next state each time that it is looked at."""
     sweep: str = ""
     """The sweep that the workflow belongs to."""
     asked: list[tuple[str, str, dict[str, str], Any]] = field(default_factory=list)
@@ -190,13 +192,16 @@ class _Handler(BaseHTTPRequestHandler):
         if metadata.get("namespace", NAMESPACE) != NAMESPACE:
             self._answer(400, {"code": 3, "message": "the namespace of the object does not match the request's"})
             return
-        self._answer(status, {**workflow, "metadata": {**metadata, "name": CREATED}})
+        self._answer(status, {**workflow, "metadata": {**metadata, "name": metadata.get("name", CREATED)}})
 
     def get_workflow(self, query: dict[str, str], body: Any, name: str) -> None:
-        if name != CREATED:
+        double = self.cluster
+        if name not in (CREATED, *(each["metadata"].get("name") for each in double.created())):
             self._answer(404, {"code": 5, "message": f'workflows.argoproj.io "{name}" not found'})
             return
-        self._answer(200, self.cluster.workflow())
+        self._answer(200, double.workflow())
+        if double.moves:
+            double.moment = min(double.moment + 1, len(double.states) - 1)
 
     def get_template(self, query: dict[str, str], body: Any, name: str) -> None:
         if self.cluster.template is None or self.cluster.template["metadata"]["name"] != name:
