@@ -81,8 +81,8 @@ class ArgoServer:
         entries = self._stream(f"workflows/{self.namespace}/{name}/log", query, SECONDS_TO_ANSWER)
         return [str(entry.get("content", "")) for entry in entries if is_pod_of(str(entry.get("podName", "")), node)]
 
-    def stop(self, name: str) -> None:
-        self._change(name, "stop")
+    def stop(self, name: str, *, waits: bool) -> None:
+        self._change(name, "terminate" if waits else "stop")
 
     def retry(self, name: str) -> None:
         self._change(name, "retry")

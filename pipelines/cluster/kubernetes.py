@@ -133,7 +133,7 @@ class Kubernetes:
             )
         return str(text).splitlines()
 
-    def stop(self, name: str) -> None:
+    def stop(self, name: str, *, waits: bool) -> None:
         # As the argo command does.
         with self._in_words(f"workflow '{name}' in namespace '{self.namespace}'"):
             self._custom.patch_namespaced_custom_object(
@@ -142,7 +142,7 @@ class Kubernetes:
                 self.namespace,
                 "workflows",
                 name,
-                {"spec": {"shutdown": "Stop"}},
+                {"spec": {"shutdown": "Terminate" if waits else "Stop"}},
                 _request_timeout=_TIMEOUT,
                 _content_type="application/merge-patch+json",
             )

@@ -56,8 +56,11 @@ class Cluster(Protocol):
         """Return the last lines of a node's main container, or all."""
         ...
 
-    def stop(self, name: str) -> None:
-        """Stop a workflow: its pods get SIGTERM, and nothing more is started."""
+    def stop(self, name: str, *, waits: bool) -> None:
+        """Stop a workflow: its pods get SIGTERM, and nothing more is started; one that waits for a lock ends at once.
+
+        To the second kind Argo's Stop does nothing before they have their lock, hence its Terminate.
+        """
         ...
 
     def retry(self, name: str) -> None:

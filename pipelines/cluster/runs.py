@@ -58,12 +58,14 @@ def stop(cluster: Cluster, name: str) -> list[str]:
         PipelineError: there is neither, they are finished, or the cluster does not answer.
     """
     found = _labelled(cluster, {SWEEP_LABEL: name}) or [until_answered(lambda: cluster.get(name))]
-    running = [each["metadata"]["name"] for each in found if phase_of(each) not in FINISHED]
+    running = [each for each in found if phase_of(each) not in FINISHED]
     if not running:
         raise PipelineError(f"{name} is finished already: {', '.join(sorted({phase_of(each) for each in found}))}")
+    # Those that wait first, or one would begin with the lock that another leaves.
+    running.sort(key=lambda each: phase_of(each) != "Pending")
     for each in running:
-        until_answered(lambda each=each: cluster.stop(each))
-    return running
+        until_answered(lambda each=each: cluster.stop(each["metadata"]["name"], waits=phase_of(each) == "Pending"))
+    return [each["metadata"]["name"] for each in running]
 
 
 def retry(cluster: Cluster, name: str) -> None:

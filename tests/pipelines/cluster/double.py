@@ -214,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.get_workflow(query, body, name)
 
     def stop_at_kubernetes(self, query: dict[str, str], body: Any, name: str) -> None:
-        assert body == {"spec": {"shutdown": "Stop"}}
+        assert body["spec"]["shutdown"] in ("Stop", "Terminate")
         self.get_workflow(query, body, name)
 
     def find_at_argo(self, query: dict[str, str], body: Any) -> None:
@@ -289,7 +289,7 @@ ROUTES = [
     (f"{ARGO}/workflow-templates/(?P<namespace>[^/]+)/(?P<name>[^/]+)", "GET", _Handler.get_template),
     (f"{ARGO}/workflow-events/(?P<namespace>[^/]+)", "GET", _Handler.watch_at_argo),
     (f"{ARGO}/workflows/(?P<namespace>[^/]+)", "GET", _Handler.find_at_argo),
-    (f"{ARGO}/workflows/(?P<namespace>[^/]+)/(?P<name>[^/]+)/(stop|retry)", "PUT", _Handler.stop_at_argo),
+    (f"{ARGO}/workflows/(?P<namespace>[^/]+)/(?P<name>[^/]+)/(stop|terminate|retry)", "PUT", _Handler.stop_at_argo),
     (f"{ARGO}/stream/events/(?P<namespace>[^/]+)", "GET", _Handler.events_at_argo),
     (f"{KUBERNETES}/workflows", "POST", _Handler.create_at_kubernetes),
     (f"{KUBERNETES}/workflows", "GET", _Handler.list_at_kubernetes),

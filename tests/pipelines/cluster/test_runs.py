@@ -39,16 +39,21 @@ def test_logs_are_the_steps_own_lines(way: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", [CREATED, "lr-sweep"])
 def test_a_run_or_a_sweep_is_stopped(way: str, name: str, tmp_path: Path) -> None:
-    with cluster_double(states=GOOD, moment=1, sweep="lr-sweep") as double:
+    with cluster_double(states=GOOD, sweep="lr-sweep") as double:
         env = environment(way, double, tmp_path)
+        waiting = pipelines("stop", name, env=env)
+        double.moment = 1
         done = pipelines("stop", name, env=env)
         unknown = refused(pipelines("stop", "no-such", env=env))
         double.moment = 3
         late = refused(pipelines("stop", CREATED, env=env))
-    assert done.stdout == f"stopped {CREATED}\n"
-    assert [path.rpartition("/")[2] for method, path, _, _ in double.asked if method in ("PUT", "PATCH")] == [
-        "stop" if way == "argo" else CREATED
+    assert waiting.stdout == done.stdout == f"stopped {CREATED}\n"
+    verbs = [
+        path.rpartition("/")[2] if method == "PUT" else body["spec"]["shutdown"].lower()
+        for method, path, _, body in double.asked
+        if method in ("PUT", "PATCH")
     ]
+    assert verbs == ["terminate", "stop"], "one that waits for a lock would go on waiting"
     assert "no workflow 'no-such'" in unknown
     assert "finished already: Succeeded" in late
 
