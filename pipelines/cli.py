@@ -166,6 +166,8 @@ def sweep_command(
     """
     given = read_overrides(param)
     if cluster or dry_run:
+        if dump:
+            raise PipelineError("--dump is for this machine: on a cluster, give --param cvat-annotation-path=…")
         return _sweep_on_cluster(given, at_once, dry_run, manifest, via, context, namespace)
     from pipelines.local.run import sweep_locally
 

@@ -124,12 +124,17 @@ def _with_reason(cluster: Cluster, step: Step, name: str) -> Step:
 def report_address(workflow: Document) -> str:
     """Say where a workflow's report lies in object storage, or nothing for a workflow that writes none."""
     status = workflow.get("status", {})
-    spec = {**(status.get("storedWorkflowTemplateSpec") or {}), **workflow.get("spec", {})}
+    # The first is there where the workflow refers to a template, the second says what differs.
+    specs = [status.get("storedWorkflowTemplateSpec") or {}, workflow.get("spec") or {}]
     metadata = workflow["metadata"]
-    given = [*spec.get("arguments", {}).get("parameters", [])]
-    values = {f"workflow.parameters.{each['name']}": str(each.get("value", "")) for each in given}
+    values = {
+        f"workflow.parameters.{each['name']}": str(each["value"])
+        for spec in specs
+        for each in (spec.get("arguments") or {}).get("parameters") or []
+        if "value" in each
+    }
     values |= {"workflow.name": metadata["name"], "workflow.namespace": metadata.get("namespace", "")}
-    for template in spec.get("templates") or []:
+    for template in (each for spec in specs for each in spec.get("templates") or []):
         container = template.get("container") or {}
         args = container.get("args") or []
         if args[:3] == STEPS_COMMAND and args[3] == "upload" and "--output-path" in args:

@@ -1,6 +1,7 @@
 """Watching, through both ways to a cluster, as a user would from the shell."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 
 from pipelines.cli import WORKFLOW
 from pipelines.cluster import argo_server, kubernetes
+from pipelines.cluster.watch import report_address
 from tests.pipelines.cluster.double import CREATED, NAMESPACE, cluster_double
 from tests.pipelines.cluster.ways import DUMP, WAYS, environment, refused
 from tests.pipelines.command import pipelines
@@ -99,6 +101,20 @@ def test_a_failed_workflow_is_explained(way: str, tmp_path: Path) -> None:
     assert '"argo":true' not in result.stdout
     assert "of another pod" not in result.stdout
     assert "train-detr(0)" not in result.stdout, "retries are one step"
+
+
+def test_a_run_of_an_installed_template_has_its_report_where_the_template_says() -> None:
+    compiled = yaml.safe_load(WORKFLOW.read_text())
+    given = {"name": "cvat-output-path", "value": "/mine/"}
+    workflow = {
+        "metadata": {"name": "run-1", "namespace": "team"},
+        "spec": {"workflowTemplateRef": {"name": "t"}, "arguments": {"parameters": [given]}},
+        "status": {"storedWorkflowTemplateSpec": compiled["spec"]},
+    }
+    assert report_address(workflow) == "team/mine/run-1/report.html in the bucket"
+    workflow["spec"]["arguments"] = {}
+    assert report_address(workflow) == "team/workflow-data/output/run-1/report.html in the bucket"
+    assert report_address({**workflow, "status": {}}) == ""
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -291,11 +307,21 @@ def test_requests_to_the_argo_server_follow_its_openapi_document(tmp_path: Path)
         pytest.skip("the OpenAPI document of the Argo Server is not beside the project")
     swagger = json.loads(document.read_text())
     template = yaml.safe_load(WORKFLOW.with_name("detr-training.workflowtemplate.yaml").read_text())
-    with cluster_double(states=BAD, log=["x"], template=template) as double:
+    with cluster_double(states=list(BAD), log=["x"], template=template) as double:
         env = environment("argo", double, tmp_path)
         pipelines("submit", DUMP, "--watch", env=env)
         pipelines("submit", "--from-template", "detr-training", DUMP, env=env)
-    assert len(double.asked) >= 6
+        for command in ("list", "logs", "retry"):
+            pipelines(command, *([CREATED] if command != "list" else []), env=env)
+        for double.moment in (0, 1):
+            pipelines("stop", CREATED, env=env)
+        double.states[0] = status("Pending", node(77, "train-detr", "Pending"))
+        double.moment = 0
+        pipelines("watch", CREATED, env=env)
+    ways = {
+        (method, re.sub(f"/({NAMESPACE}|{CREATED}|detr-training)", "", path)) for method, path, _, _ in double.asked
+    }
+    assert len(ways) >= 8, ways
     for method, path, query, body in double.asked:
         parts = path.strip("/").split("/")
         candidates = [
