@@ -188,6 +188,7 @@ def _sweep_on_cluster(
     given: dict[str, str], at_once: int, dry_run: bool, manifest: Path, via: str, context: str, namespace: str
 ) -> int:
     from pipelines.cluster.connect import connect
+    from pipelines.cluster.submit import addressed
     from pipelines.cluster.sweep import submit_sweep, sweep_workflows
     from pipelines.manifest.sweep import new_name
 
@@ -195,7 +196,9 @@ def _sweep_on_cluster(
     namespace = namespace or str(compiled.metadata.get("namespace", ""))
     if dry_run:
         where = namespace or os.environ.get("ARGO_NAMESPACE") or "default"
-        print(yaml.safe_dump_all(sweep_workflows(compiled, given, new_name(compiled), where, at_once)), end="")
+        workflows = sweep_workflows(compiled, given, new_name(compiled), where, at_once)
+        instance = os.environ.get("ARGO_INSTANCEID", "")
+        print(yaml.safe_dump_all([addressed(each, where, instance) for each in workflows], sort_keys=False), end="")
         return 0
     reached = connect(via, context=context, namespace=namespace)
     sent = submit_sweep(reached, compiled, given, at_once)
@@ -313,7 +316,7 @@ def submit_command(
 ) -> int:
     """Create the workflow on a cluster."""
     from pipelines.cluster.connect import connect
-    from pipelines.cluster.submit import build_workflow, installed, send
+    from pipelines.cluster.submit import addressed, build_workflow, installed, send
 
     if output not in ("", "name", "json", "yaml"):
         raise PipelineError(f"--output is '{output}': give name, json or yaml")
@@ -322,16 +325,14 @@ def submit_command(
     if dry_run and not from_template:
         # Needs no cluster.
         workflow = build_workflow(compiled, read_overrides(param))
-        if namespace:
-            workflow["metadata"]["namespace"] = namespace
-        _print_workflow(workflow, output or "yaml")
+        _print_workflow(addressed(workflow, namespace, os.environ.get("ARGO_INSTANCEID", "")), output)
         return 0
     cluster = connect(via, context=context, namespace=namespace or own)
     if from_template:
         compiled = installed(cluster, compiled, from_template)
     workflow = build_workflow(compiled, read_overrides(param), from_template)
     if dry_run:
-        _print_workflow({**workflow, "metadata": {**workflow["metadata"], "namespace": cluster.namespace}}, output)
+        _print_workflow(addressed(workflow, cluster.namespace, cluster.instance_id), output)
         return 0
     created = send(cluster, workflow)
     name = str(created["metadata"]["name"])

@@ -62,18 +62,25 @@ def installed(cluster: Cluster, manifest: Manifest, template: str) -> Manifest:
     return Manifest(manifest.path, found.get("metadata", {}), found["spec"])
 
 
+def addressed(workflow: Document, namespace: str, instance_id: str) -> Document:
+    """Return a workflow with its namespace and its controller's label, where they are given."""
+    metadata = dict(workflow["metadata"])
+    if namespace:
+        metadata["namespace"] = namespace
+    if instance_id:
+        metadata["labels"] = {**metadata.get("labels", {}), INSTANCE_LABEL: instance_id}
+    return {**workflow, "metadata": metadata}
+
+
 def send(cluster: Cluster, workflow: Document) -> Document:
     """Create a workflow; return it as the cluster made it.
 
     Raises:
         PipelineError: the cluster refuses, or is lost.
     """
-    metadata = {**workflow["metadata"], "namespace": cluster.namespace}
-    if cluster.instance_id:
-        metadata["labels"] = {**metadata.get("labels", {}), INSTANCE_LABEL: cluster.instance_id}
     try:
         # Never sent twice: whether a request arrived before its connection broke cannot be known.
-        return cluster.create({**workflow, "metadata": metadata})
+        return cluster.create(addressed(workflow, cluster.namespace, cluster.instance_id))
     except ConnectionLostError as error:
         raise PipelineError(
             f"{error}: it is unknown whether the workflow was submitted, look with `cvat-detr list` before trying again"

@@ -145,10 +145,12 @@ def test_output_is_for_programs(way: str, tmp_path: Path) -> None:
 
 def test_a_dry_run_needs_no_cluster_and_prints_what_would_be_sent(tmp_path: Path) -> None:
     clean = {key: value for key, value in environment("argo", Double(), tmp_path).items() if "ARGO" not in key}
+    clean["ARGO_INSTANCEID"] = "blue"
     done = pipelines("submit", DUMP, "--dry-run", "--namespace", NAMESPACE, "--param", "epochs=7", env=clean)
     assert done.returncode == 0, done.stderr
     printed = yaml.safe_load(done.stdout)
     assert (printed["kind"], printed["metadata"]["namespace"]) == ("Workflow", NAMESPACE)
+    assert printed["metadata"]["labels"]["workflows.argoproj.io/controller-instanceid"] == "blue"
     values = {each["name"]: each["value"] for each in printed["spec"]["arguments"]["parameters"]}
     assert (values["epochs"], values["cvat-annotation-path"]) == ("7", "annotation-dump/7/")
     assert "epochs" in refused(pipelines("submit", DUMP, "--dry-run", "--param", "epochs=x", env=clean))
