@@ -114,6 +114,11 @@ def drawn_task(number: int = 42, images: int = 6, *, annotated: bool = True, **m
     return task
 
 
+def images(task: Task) -> list[Image.Image]:
+    """The frames of a task, in its order."""
+    return [Image.open(io.BytesIO(content)) for content in task.frames.values()]
+
+
 def real_task(name: str, number: int = 42) -> Task | None:
     """A task of a real server; None where the machine has none."""
     folder = SHARED / name
@@ -162,6 +167,8 @@ class CvatDouble:
     ranges: bool = True
     """Whether downloads can begin in the middle, as behind nginx."""
     requests: dict[str, int] = field(default_factory=dict)
+    lacks: str = ""
+    """A field that the server does not know."""
     damage: bool = False
     """Whether the zips are cut short at the end, in a download that looks whole."""
 
@@ -377,8 +384,9 @@ class _Handler(BaseHTTPRequestHandler):
         task, _, _ = cvat.find(kind, number)
         match method, rest:
             case "GET", "":
-                described = next((job for job in task.jobs if kind == "jobs" and job["id"] == number), None)
-                return self._send(200, cvat.describe_job(task, described) if described else cvat.describe_task(task))
+                job = next((job for job in task.jobs if kind == "jobs" and job["id"] == number), None)
+                described = cvat.describe_job(task, job) if job else cvat.describe_task(task)
+                return self._send(200, {name: value for name, value in described.items() if name != cvat.lacks})
             case "GET", "/data/meta":
                 if not task.frames:
                     raise _RefusedError(500)

@@ -203,8 +203,8 @@ class in_words:  # noqa: N801 - used as a function
             raise StepError(_refusal(server, error)) from None
         if isinstance(error, HTTPError):
             raise StepError(f"{server.host} cannot be reached: {_one_line(error)}") from None
-        # An answer that the generated models do not know, and what comes of half a model.
-        if isinstance(error, OpenApiException | AttributeError | TypeError):
+        # An answer that the generated models do not know, and what comes of half a model; not a defect of ours.
+        if isinstance(error, OpenApiException | AttributeError | TypeError) and _raised_in_sdk(error):
             from cvat_sdk.version import VERSION
 
             raise StepError(
@@ -235,6 +235,13 @@ def _refusal(server: Server, error: Any) -> str:
             return f"{server.host} fails ({status}) {said}: try again, or ask who runs it"
         case status:
             return f"{server.host} refuses ({status}): {said or _one_line(error)}"
+
+
+def _raised_in_sdk(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("cvat_sdk.")
 
 
 def _one_line(error: BaseException) -> str:
