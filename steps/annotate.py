@@ -32,21 +32,21 @@ def annotate_tasks(
         bool,
         typer.Option("--replace", help="Replace what an earlier run wrote. What people drew or corrected stays."),
     ] = False,
-) -> int:
+) -> dict[str, int]:
     """Write predictions as rectangles into the frames that have no annotations yet, so that people only correct them.
 
     A second run adds nothing, unless there are frames that the first gave none. Labels are matched by name before
     anything is predicted; a task's rectangles go in all at once or not at all.
 
     Returns:
-        How many rectangles were written.
+        How many rectangles were written into each task or job, by its folder's name in a fetched dataset.
 
     Raises:
         StepError: there is no such checkpoint or task, labels do not match, or the server refuses.
     """
     if not to.strip():
         log.info("no task is named: nothing to annotate")
-        return 0
+        return {}
     places = parse(to)
     if not places:
         raise StepError(f"--to '{to}' is not a task of a CVAT server: give its address, as in {EXAMPLE}")
@@ -65,7 +65,7 @@ def annotate_tasks(
             (part, matched(server, part, detector.class_names, unmatched_labels))
             for part in parts(server, places, "any")
         ]
-        return sum(
-            annotate(server, part, DetectorFunction(detector, threshold, labels), replace=replace)
+        return {
+            part.folder: annotate(server, part, DetectorFunction(detector, threshold, labels), replace=replace)
             for part, labels in found
-        )
+        }

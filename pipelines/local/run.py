@@ -20,6 +20,7 @@ from pipelines.local.sample import draw_sample
 from pipelines.manifest.reader import Manifest
 from pipelines.workflow.parameters import ANNOTATION_PATH, EPOCHS, OUTPUT_PATH
 from steps.common.errors import StepError
+from steps.cvat.address import EXAMPLE, parse
 from steps.dump.source import LocalFolder, files_of, locate
 from steps.storage.config import BUCKET_VARIABLE, StorageConfig
 from steps.storage.store import open_storage
@@ -29,12 +30,12 @@ BUCKET = "cvat-detr"
 FOR_SAMPLE = {EPOCHS.name: "2"}
 
 
-def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str], runs: Path, console: Console) -> Run:
+def run_locally(manifest: Path, dump: str, overrides: Mapping[str, str], runs: Path, console: Console) -> Run:
     """Run the compiled workflow against an S3 server of its own, and show what came out.
 
     Args:
         manifest: a compiled manifest.
-        dump: a dump's folder or zip; None draws a sample.
+        dump: a dump's folder or zip, or the address of tasks on a CVAT server; empty draws a sample.
         overrides: workflow parameters.
         runs: folder in which the run gets its own; `latest` there points to it.
         console: where to show what happens.
@@ -45,8 +46,16 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
     started = time.monotonic()
     if ANNOTATION_PATH.name in overrides:
         raise PipelineError(f"'{ANNOTATION_PATH.name}' is set by `run`: name the dump with --dump (make run DUMP=path)")
-    if dump is not None and not dump.exists():
-        raise PipelineError(f"{dump} does not exist: give --dump the folder or .zip that CVAT exported")
+    try:
+        on_server = bool(parse(dump))
+    except StepError as error:
+        raise PipelineError(str(error)) from None
+    path = Path(dump)
+    if dump and not on_server and not path.exists():
+        raise PipelineError(
+            f"{dump} does not exist: give --dump the folder or .zip that CVAT exported, or a task's address, as in "
+            f"{EXAMPLE}"
+        )
     latest = runs / "latest"
     if latest.is_dir() and not latest.is_symlink():
         raise PipelineError(
@@ -55,7 +64,8 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
     workflow = Manifest.load(manifest)
     # Where CVAT puts the dump of a namespace's first task: by the task's number, then date and time.
     prefix = f"artifacts/{workflow.namespace}/annotations/1/{time.strftime('%m%d%Y%H%M%S')}/"
-    run = plan(workflow, {**(FOR_SAMPLE if dump is None else {}), **overrides, ANNOTATION_PATH.name: prefix}, runs)
+    annotations = {ANNOTATION_PATH.name: dump if on_server else prefix}
+    run = plan(workflow, {**({} if dump else FOR_SAMPLE), **overrides, **annotations}, runs)
     try:
         run.folder.mkdir(parents=True)
     except FileExistsError:
@@ -71,11 +81,13 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
             access_key=server.access_key,
             secret_key=server.secret_key,
         )
-        with tempfile.TemporaryDirectory(prefix="dump-") as folder:
-            count = _put_dump(dump or draw_sample(Path(folder)), prefix, storage)
-        what = f"{dump}" if dump else "a generated sample"
-        files = f"{count} file{'s' if count > 1 else ''}"
-        console.print(Text(f"dump: {what}, {files} in s3://{BUCKET}/{prefix}"), soft_wrap=True)
+        what = dump
+        if not on_server:
+            with tempfile.TemporaryDirectory(prefix="dump-") as folder:
+                count = _put_dump(path if dump else draw_sample(Path(folder)), prefix, storage)
+            files = f"{count} file{'s' if count > 1 else ''}"
+            what = f"{dump or 'a generated sample'}, {files} in s3://{BUCKET}/{prefix}"
+        console.print(Text(f"dump: {what}"), soft_wrap=True)
         execute(run, {**server.environment, BUCKET_VARIABLE: BUCKET}, console)
         place = f"{run.namespace}/{run.parameters[OUTPUT_PATH.name]}/{run.name}"
         _show_bucket(server, "".join(f"{part}/" for part in place.split("/") if part), console)

@@ -36,9 +36,10 @@ def patches(server: CvatDouble) -> int:
 def test_predictions_arrive_in_their_frames_with_the_tasks_own_labels(cvat: Start, run: Path) -> None:
     task = drawn_task(43, 10, annotated=False)
     server = cvat(task)
-    count = annotate_tasks(str(run), f"{server.host}/tasks/43", threshold=0)
+    written = annotate_tasks(str(run), f"{server.host}/tasks/43", threshold=0)
     assert task.boxes() == predicted(run, task)
-    assert count == len(task.boxes()) > 40
+    assert written == {"task_43": len(task.boxes())}
+    assert len(task.boxes()) > 40
     assert patches(server) == 1
 
 
@@ -66,7 +67,7 @@ def test_a_second_run_adds_nothing(cvat: Start, run: Path) -> None:
     server = cvat(task)
     annotate_tasks(str(run), f"{server.host}/tasks/43", threshold=0)
     before = task.boxes()
-    assert annotate_tasks(str(run), f"{server.host}/tasks/43", threshold=0) == 0
+    assert annotate_tasks(str(run), f"{server.host}/tasks/43", threshold=0) == {"task_43": 0}
     assert task.boxes() == before
     assert patches(server) == 1
 
@@ -166,7 +167,7 @@ def test_what_is_not_there_is_one_line(cvat: Start, run: Path, tmp_path: Path) -
         annotate_tasks(str(run), f"{server.host}/tasks/44")
     with refused("--to 'tasks/43' is not a task of a CVAT server"):
         annotate_tasks(str(run), "tasks/43")
-    assert annotate_tasks(str(run), "") == 0
+    assert annotate_tasks(str(run), "") == {}
 
 
 def test_boxes_are_plain_numbers_without_those_that_are_none() -> None:
@@ -228,6 +229,6 @@ def test_a_live_server_is_annotated_once(run: Path) -> None:
     annotate_tasks(str(run / "live.pth"), f"{host}/tasks/{task}", threshold=0, replace=True)
     with Server(host) as server:
         first = server.get(f"/api/tasks/{task}/annotations")["shapes"]
-    assert annotate_tasks(str(run / "live.pth"), f"{host}/tasks/{task}", threshold=0) == 0
+    assert set(annotate_tasks(str(run / "live.pth"), f"{host}/tasks/{task}", threshold=0).values()) == {0}
     with Server(host) as server:
         assert server.get(f"/api/tasks/{task}/annotations")["shapes"] == first
