@@ -73,8 +73,8 @@ class Server:
                 from cvat_sdk.core.client import AccessTokenCredentials
             except ImportError:
                 raise StepError(
-                    f"CVAT_ACCESS_TOKEN is set, and this cvat-sdk knows no access tokens: {self.sdk_remedy()}, "
-                    "or set CVAT_USERNAME and CVAT_PASSWORD instead"
+                    "CVAT_ACCESS_TOKEN is set, and this cvat-sdk is from before there were access tokens: "
+                    "pip install 'cvat-sdk>=2.48', or set CVAT_USERNAME and CVAT_PASSWORD instead"
                 ) from None
             self.client.login(AccessTokenCredentials(token))
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -213,22 +212,3 @@ def test_cvat_cli_takes_the_module(cvat: Start, run: Path, monkeypatch: pytest.M
     given = ["--function-module", "steps.cvat.function", "-p", f"checkpoint=str:{run}"]
     assert main([*words, *given]) == 0
     assert task.boxes() == predicted(run, task)
-
-
-@pytest.mark.cvat
-@pytest.mark.skipif(not {"CVAT_HOST", "CVAT_TASK"} <= set(os.environ), reason="CVAT_HOST and CVAT_TASK name no task")
-def test_a_live_server_is_annotated_once(run: Path) -> None:
-    """CVAT_TASK is a task of images that may be changed; it gets the labels of whatever classes it has."""
-    from steps.cvat.server import Server
-
-    host, task = os.environ["CVAT_HOST"].rstrip("/"), os.environ["CVAT_TASK"]
-    with Server(host) as server:
-        labels = [label["name"] for label in server.pages("/api/labels", task_id=task)]
-    content = checkpoint.read(run / "checkpoints" / "best.pth")
-    checkpoint.save(run / "live.pth", {**content, "class_names": (labels * 2)[:2]})
-    annotate_tasks(str(run / "live.pth"), f"{host}/tasks/{task}", threshold=0, replace=True)
-    with Server(host) as server:
-        first = server.get(f"/api/tasks/{task}/annotations")["shapes"]
-    assert set(annotate_tasks(str(run / "live.pth"), f"{host}/tasks/{task}", threshold=0).values()) == {0}
-    with Server(host) as server:
-        assert server.get(f"/api/tasks/{task}/annotations")["shapes"] == first

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -320,17 +319,3 @@ def test_the_double_speaks_as_the_sdks_models_do(cvat: Start) -> None:
         request, _ = client.wait_for_completion(accepted.rq_id, status_check_period=0)
         assert isinstance(request, models.Request)
         assert request.status.value == "finished"
-
-
-@pytest.mark.cvat
-@pytest.mark.skipif("CVAT_HOST" not in os.environ, reason="CVAT_HOST names no CVAT server")
-def test_a_live_server_exports_every_frame(tmp_path: Path) -> None:
-    """CVAT_TASK names one of its tasks, else it is the last; who we are there stands where it does for `fetch`."""
-    from steps.cvat.server import Server
-
-    host = os.environ["CVAT_HOST"].rstrip("/")
-    with Server(host) as server:
-        task = os.environ.get("CVAT_TASK") or server.get("/api/tasks", sort="-id", page_size=1)["results"][0]["id"]
-        size = server.get(f"/api/tasks/{task}")["size"]
-    fetch_dump(f"{host}/tasks/{task}", tmp_path)
-    assert sorted(int(link.rpartition("=")[2]) for link in frame_links(tmp_path).values()) == list(range(size))
