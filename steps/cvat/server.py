@@ -127,7 +127,7 @@ class Server:
         from cvat_sdk.exceptions import ApiException
 
         for attempt in range(1, TRIES + 1):
-            with in_words(self):
+            with in_words(self, path):
                 try:
                     return self.client.api_client.call_api(
                         path,
@@ -152,7 +152,7 @@ class Server:
         """
         from cvat_sdk.exceptions import ApiException
 
-        with in_words(self):
+        with in_words(self, path):
             try:
                 _, response = self.client.api_client.call_api(
                     path, method, query_params=list(query.items()), body=body, _request_timeout=300
@@ -187,8 +187,8 @@ class Server:
 class in_words:  # noqa: N801 - used as a function
     """Turn what the SDK raises into one line that names the server and the remedy."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, server: Server, what: str = "such thing") -> None:
+        self._server, self._what = server, what
 
     def __enter__(self) -> None: ...
 
@@ -200,7 +200,7 @@ class in_words:  # noqa: N801 - used as a function
 
         server = self._server
         if isinstance(error, ApiException):
-            raise StepError(_refusal(server, error)) from None
+            raise StepError(_refusal(server, self._what, error)) from None
         if isinstance(error, HTTPError):
             raise StepError(f"{server.host} cannot be reached: {_one_line(error)}") from None
         # An answer that the generated models do not know, and what comes of half a model; not a defect of ours.
@@ -215,7 +215,7 @@ class in_words:  # noqa: N801 - used as a function
             raise StepError(f"{server.host}: {_one_line(error)}") from None
 
 
-def _refusal(server: Server, error: Any) -> str:
+def _refusal(server: Server, what: str, error: Any) -> str:
     """What the server said, and what to do about it."""
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
     said = "" if body.lstrip().startswith("<") else printable(" ".join(body.split()))
@@ -228,7 +228,7 @@ def _refusal(server: Server, error: Any) -> str:
                 "it was made otherwise"
             )
         case 404:
-            return f"{server.host} has no such thing, or you may not see it (404): check the address"
+            return f"{server.host} has no {what}, or you may not see it (404): check the address"
         case 410:
             return f"{server.host}, CVAT {server.version}, has another API (410) {said}: {server.sdk_remedy()}"
         case status if status and status >= 500:

@@ -251,7 +251,10 @@ def test_a_damaged_export_leaves_what_was_there(cvat: Start, out: Path) -> None:
     assert tree(out / "task_42") == before
 
 
-@pytest.mark.parametrize(("path", "words"), [("tasks/9", "(404)"), ("projects/9", "(404)"), ("tasks/42", "no images")])
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("tasks/9", "no /api/tasks/9"), ("projects/9", "no /api/projects/9"), ("tasks/42", "tasks/42 has no images")],
+)
 def test_what_is_not_there_is_one_line(path: str, words: str, cvat: Start, out: Path) -> None:
     server = cvat(Task(42, {}, {"bolt": 1}))
     with refused(server.host, words):
