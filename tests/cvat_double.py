@@ -326,15 +326,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, method: str) -> None:
         parts = urlsplit(self.path)
+        path = parts.path.rstrip("/")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.cvat.asked.append((method, parts.path))
+        self.cvat.asked.append((method, path))
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         try:
             for fault in self.cvat.faults:
-                if re.fullmatch(fault[0], f"{method} {parts.path}"):
+                if re.fullmatch(fault[0], f"{method} {path}"):
                     self.cvat.faults.remove(fault)
                     raise _RefusedError(fault[1], {"detail": f"It is {fault[1]} now."})
-            self._route(method, parts.path.rstrip("/"), query, json.loads(body) if body else None)
+            self._route(method, path, query, json.loads(body) if body else None)
         except _RefusedError as refusal:
             self._send(refusal.status, refusal.answer)
         except KeyError:

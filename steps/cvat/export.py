@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 from zlib import crc32
 
 from steps.common.errors import StepError
@@ -151,7 +152,7 @@ def _finished(server: Server, request: str, what: str) -> str:
     with progress(f"{server.host} exports {what}", 100, unit="%") as advance:
         done = 0
         for wait in _waits():
-            answer = server.get(f"/api/requests/{request}")
+            answer = server.get(f"/api/requests/{quote(request, safe='')}")
             # Older servers give a word, others a word in an object.
             status = answer["status"]["value"] if isinstance(answer["status"], dict) else answer["status"]
             if status == "failed":

@@ -56,13 +56,19 @@ class DetectorFunction:
             context: of CVAT's; `conf_threshold` is the score from which a prediction counts, or None.
             image: in the orientation of its file, which CVAT shows upright, as the boxes are.
         """
-        asked = getattr(context, "conf_threshold", None)
+        return [aa.rectangle(label, points) for label, points in self._boxes(image, context.conf_threshold)]
+
+    def named_boxes(self, image: Image) -> list[tuple[str, list[float]]]:
+        """Give the class and [x0, y0, x1, y1] in px of the objects on an image."""
+        return [(self._labels[label], points) for label, points in self._boxes(image, None)]
+
+    def _boxes(self, image: Image, asked: float | None) -> list[tuple[int, list[float]]]:
         _, found = self._ahead.pop(id(image), (image, None)) if asked is None else (image, None)
         if found is None:
             (found,) = self._detector.predict([image], self._threshold if asked is None else asked)
-        shapes = [aa.rectangle(label, points) for label, _, points in plain_boxes(found) if label in self._labels]
-        self.boxes += len(shapes)
-        return shapes
+        boxes = [(label, points) for label, _, points in plain_boxes(found) if label in self._labels]
+        self.boxes += len(boxes)
+        return boxes
 
 
 def create(checkpoint: str, threshold: float | None = None, device: str = "auto") -> DetectorFunction:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from io import BytesIO
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import PIL.Image
 from cvat_sdk.auto_annotation import annotate_task
 from cvat_sdk.core.progress import ProgressReporter
 
@@ -63,7 +65,7 @@ def annotate(server: Server, part: Part, function: DetectorFunction, *, replace:
         StepError: the server refuses, or the SDK cannot read it.
     """
     number = part.task["id"]
-    annotations = server.get(f"/api/tasks/{number}/annotations")
+    annotations = server.get(f"/api/tasks/{number}/annotations/")
     (job,) = (job for job in part.jobs if job["id"] == part.id) if part.kind == "job" else (None,)
     size = int(part.task["size"])
     frames = range(job["start_frame"], job["stop_frame"] + 1) if job else range(size)
@@ -79,10 +81,12 @@ def annotate(server: Server, part: Part, function: DetectorFunction, *, replace:
     if not free:
         return 0
     before = function.boxes
-    with in_words(server):
-        annotate_task(
-            server.client, number, function, pbar=_Batches(function, free, f"annotating {part.kind} {part.id}")
-        )
+    title = f"annotating {part.kind} {part.id}"
+    if part.task.get("data_original_chunk_type") == "video":
+        _annotate_video(server, part, function, free, title)
+    else:
+        with in_words(server):
+            annotate_task(server.client, number, function, pbar=_Batches(function, free, title))
     replaced = [shape for shape in earlier if shape["frame"] in free]
     if replaced:
         server.send("PATCH", f"/api/tasks/{number}/annotations/", {"action": "delete"}, {"shapes": replaced})
@@ -90,6 +94,29 @@ def annotate(server: Server, part: Part, function: DetectorFunction, *, replace:
     instead = f", in place of {len(replaced)}" if replaced else ""
     log.info("%s: %d boxes on %d frames%s", where, count, len(free), instead)
     return count
+
+
+def _annotate_video(server: Server, part: Part, function: DetectorFunction, wanted: set[int], title: str) -> None:
+    """Do what the SDK's driver does, which takes no videos: it downloads chunks, and those are clips."""
+    place = f"/api/tasks/{part.task['id']}"
+    wanted = wanted - set(server.get(f"{place}/data/meta")["deleted_frames"])
+    numbers = iter(sorted(wanted))
+    shapes = []
+    with progress(title, len(wanted), unit="frames") as advance:
+        while batch := list(islice(numbers, BATCH)):
+            images = []
+            for number in batch:
+                query = {"type": "frame", "number": number, "quality": "original"}
+                images.append(PIL.Image.open(BytesIO(server.open(f"{place}/data", query, whole=True).data)))
+            function.look_ahead(images)
+            for number, image in zip(batch, images, strict=True):
+                shapes += [
+                    {"type": "rectangle", "frame": number, "label_id": part.labels[name], "points": points,
+                     "source": "auto", "occluded": False, "attributes": []}
+                    for name, points in function.named_boxes(image)
+                ]  # fmt: skip
+                advance(1)
+    server.send("PATCH", f"{place}/annotations/", {"action": "create"}, {"shapes": shapes})
 
 
 def _automatic(shape: dict[str, Any]) -> bool:

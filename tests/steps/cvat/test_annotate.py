@@ -42,6 +42,15 @@ def test_predictions_arrive_in_their_frames_with_the_tasks_own_labels(cvat: Star
     assert patches(server) == 1
 
 
+def test_a_video_is_annotated_frame_by_frame(cvat: Start, run: Path) -> None:
+    task = drawn_task(43, 10, annotated=False, mode="interpolation")
+    task.meta = {"frames": [{"name": "clip.mp4"}], "deleted_frames": [3]}
+    server = cvat(task)
+    annotate_tasks(str(run), f"{server.host}/tasks/43", threshold=0)
+    assert task.boxes() == [each for each in predicted(run, task) if each[0] != 3]
+    assert patches(server) == 1
+
+
 def test_each_class_has_the_threshold_of_its_operating_point(cvat: Start, run: Path, tmp_path: Path) -> None:
     task = drawn_task(43, annotated=False)
     server = cvat(task)
@@ -114,7 +123,7 @@ def test_a_label_that_the_task_lacks_is_said_before_anything_is_sent(
     for number in (43, 44):
         with refused(f"task {number} of {server.host} has no label for rectangles of nut", "--unmatched-labels skip"):
             annotate_tasks(str(run), f"{server.host}/tasks/42,{number}", threshold=0)
-    assert patches(server) == server.count("GET", ".*/data/?") == 0
+    assert patches(server) == server.count("GET", ".*/data") == 0
     caplog.set_level("INFO")
     annotate_tasks(str(run), f"{server.host}/tasks/43", threshold=0, unmatched_labels="skip")
     assert task.boxes() == [each for each in predicted(run, task) if each[1] == "bolt"]
@@ -129,7 +138,7 @@ def test_a_label_that_the_task_lacks_is_said_before_anything_is_sent(
     [
         (("PATCH .*", 500), "fails (500)"),
         (("PATCH .*", 400), "refuses (400)"),
-        (("GET .*/data/?", 500), "fails (500)"),
+        (("GET .*/data", 500), "fails (500)"),
         (("GET .*/annotations", 403), "does not allow it (403)"),
     ],
 )
