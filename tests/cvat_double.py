@@ -382,7 +382,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not found:
             raise KeyError(path)
         kind, number, rest = found[1], int(found[2]), found[3] or ""
-        task, _, _ = cvat.find(kind, number)
+        task, start, stop = cvat.find(kind, number)
         match method, rest:
             case "GET", "":
                 job = next((job for job in task.jobs if kind == "jobs" and job["id"] == number), None)
@@ -401,7 +401,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "GET", "/dataset/download":
                 return self._download(kind, number)
             case _, "/annotations":
-                return self._annotations(method, task, query, body)
+                return self._annotations(method, task, query, body, range(start, stop + 1))
         raise KeyError(path)
 
     def _authenticate(self, method: str) -> None:
@@ -486,7 +486,7 @@ class _Handler(BaseHTTPRequestHandler):
                 zipped.writestr(f"{place:06}.png", content)
         return 200, data.getvalue()
 
-    def _annotations(self, method: str, task: Task, query: Mapping[str, str], body: Any) -> None:
+    def _annotations(self, method: str, task: Task, query: Mapping[str, str], body: Any, frames: range) -> None:
         if not task.frames:
             raise _RefusedError(400, ["The task is empty"])
         for shape in body["shapes"] if body else ():
@@ -507,4 +507,5 @@ class _Handler(BaseHTTPRequestHandler):
                 task.annotations["shapes"] = []
                 for shape in body["shapes"]:
                     task.add(shape)
-        self._send(200, task.annotations)
+        shapes = [shape for shape in task.annotations["shapes"] if shape["frame"] in frames]
+        self._send(200, {**task.annotations, "shapes": shapes})

@@ -78,8 +78,10 @@ def parts(server: Server, places: Sequence[Place], state: str) -> list[Part]:
             raise StepError(f"{place} has no images: give a task of images or of a video")
         of_task = _of_task(server, task, state)
         if job:
-            whole = of_task[0] if of_task else None
-            if whole is None or (whole.kind == "job" and place.id not in {part.id for part in of_task}):
+            if job.get("type", "annotation") != "annotation":
+                raise StepError(f"{place} is a {job['type']} job: give one that people annotate")
+            whole = next((part for part in of_task if part.kind == "task" or part.id == place.id), None)
+            if whole is None:
                 continue
             of_task = [Part("job", place.id, task, whole.jobs, whole.labels, job["updated_date"])]
         found |= {(part.kind, part.id): part for part in of_task}
@@ -153,12 +155,10 @@ def _finished(server: Server, request: str, what: str) -> str:
         done = 0
         for wait in _waits():
             answer = server.get(f"/api/requests/{quote(request, safe='')}")
-            # Older servers give a word, others a word in an object.
-            status = answer["status"]["value"] if isinstance(answer["status"], dict) else answer["status"]
-            if status == "failed":
+            if answer["status"] == "failed":
                 said = printable(" ".join(str(answer.get("message") or "").split()[-40:]))
                 raise StepError(f"{server.host} could not export {what}: {said or 'it does not say why'}")
-            if status == "finished":
+            if answer["status"] == "finished":
                 if not answer.get("result_url"):
                     raise StepError(f"{server.host} exported {what} and says no address of the result: try again")
                 return str(answer["result_url"])

@@ -69,9 +69,7 @@ def annotate(server: Server, part: Part, function: DetectorFunction, *, replace:
     (job,) = (job for job in part.jobs if job["id"] == part.id) if part.kind == "job" else (None,)
     size = int(part.task["size"])
     frames = range(job["start_frame"], job["stop_frame"] + 1) if job else range(size)
-    earlier = [shape for shape in annotations["shapes"] if _automatic(shape)] if replace else []
-    old = {shape["id"] for shape in earlier}
-    busy = {shape["frame"] for shape in annotations["shapes"] if shape["id"] not in old}
+    busy = {shape["frame"] for shape in annotations["shapes"] if not (replace and _automatic(shape))}
     for track in annotations["tracks"]:
         busy.update(_seen(track, size))
     free = set(frames) - busy
@@ -80,6 +78,15 @@ def annotate(server: Server, part: Part, function: DetectorFunction, *, replace:
         log.info("%s: %d of %d frames have annotations already and are left alone", where, left, len(frames))
     if not free:
         return 0
+    # By job: where jobs overlap, each has its own of a shape, and the task shows one of them.
+    earlier = {
+        job["id"]: [
+            shape
+            for shape in server.get(f"/api/jobs/{job['id']}/annotations/")["shapes"]
+            if _automatic(shape) and shape["frame"] in free
+        ]
+        for job in (part.jobs if replace else ())
+    }
     before = function.boxes
     title = f"annotating {part.kind} {part.id}"
     if part.task.get("data_original_chunk_type") == "video":
@@ -87,11 +94,11 @@ def annotate(server: Server, part: Part, function: DetectorFunction, *, replace:
     else:
         with in_words(server):
             annotate_task(server.client, number, function, pbar=_Batches(function, free, title))
-    replaced = [shape for shape in earlier if shape["frame"] in free]
-    if replaced:
-        server.send("PATCH", f"/api/tasks/{number}/annotations/", {"action": "delete"}, {"shapes": replaced})
-    count = function.boxes - before
-    instead = f", in place of {len(replaced)}" if replaced else ""
+    for of, shapes in earlier.items():
+        if shapes:
+            server.send("PATCH", f"/api/jobs/{of}/annotations/", {"action": "delete"}, {"shapes": shapes})
+    count, replaced = function.boxes - before, sum(map(len, earlier.values()))
+    instead = f", in place of {replaced}" if replaced else ""
     log.info("%s: %d boxes on %d frames%s", where, count, len(free), instead)
     return count
 

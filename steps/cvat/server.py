@@ -195,7 +195,7 @@ class in_words:  # noqa: N801 - used as a function
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, Exception) or isinstance(error, StepError | OSError):
             return
-        from cvat_sdk.exceptions import ApiException, CvatSdkException, OpenApiException
+        from cvat_sdk.exceptions import ApiException, OpenApiException
         from urllib3.exceptions import HTTPError
 
         server = self._server
@@ -211,7 +211,7 @@ class in_words:  # noqa: N801 - used as a function
                 f"cvat-sdk {VERSION} does not understand {server.host}, which is CVAT {server.version} "
                 f"({_one_line(error)[:120]}): {server.sdk_remedy()}"
             ) from None
-        if isinstance(error, CvatSdkException):
+        if type(error).__module__.startswith("cvat_sdk."):
             raise StepError(f"{server.host}: {_one_line(error)}") from None
 
 
@@ -233,6 +233,8 @@ def _refusal(server: Server, what: str, error: Any) -> str:
             return f"{server.host}, CVAT {server.version}, has another API (410) {said}: {server.sdk_remedy()}"
         case status if status and status >= 500:
             return f"{server.host} fails ({status}) {said}: try again, or ask who runs it"
+        case 0:
+            return f"{server.host} cannot be reached: {_one_line(error)}"
         case status:
             return f"{server.host} refuses ({status}): {said or _one_line(error)}"
 

@@ -143,6 +143,9 @@ def test_jobs_come_by_their_own_addresses(cvat: Start, out: Path) -> None:
         *(f"43/jobs/430?frame={frame}" for frame in (0, 1, 2)),
         *(f"43/jobs/431?frame={frame}" for frame in (3, 4, 5)),
     ]
+    server.tasks[42].jobs.append({"id": 999, "start_frame": 0, "stop_frame": 5, "type": "ground_truth"})
+    with refused("/jobs/999 is a ground_truth job"):
+        fetch_dump(f"{server.host}/jobs/999", out)
     with refused("42/jobs/430 does not exist", "task 43"):
         fetch_dump(f"{server.host}/tasks/42/jobs/430", out)
 
