@@ -68,7 +68,10 @@ class Server:
         self.client.api_client.close()
 
     def _login(self) -> None:
-        if token := os.environ.get("CVAT_ACCESS_TOKEN"):
+        # PASS is what cvat-cli reads.
+        user, password = os.environ.get("CVAT_USERNAME"), os.environ.get("CVAT_PASSWORD") or os.environ.get("PASS")
+        token = os.environ.get("CVAT_ACCESS_TOKEN") or (None if user else self._saved_token())
+        if token:
             try:
                 from cvat_sdk.core.client import AccessTokenCredentials
             except ImportError:
@@ -78,8 +81,6 @@ class Server:
                 ) from None
             self.client.login(AccessTokenCredentials(token))
         else:
-            # PASS is what cvat-cli reads.
-            user, password = os.environ.get("CVAT_USERNAME"), os.environ.get("CVAT_PASSWORD") or os.environ.get("PASS")
             if not user or not password:
                 raise StepError(f"{self.host} asks who you are: {_VARIABLES}")
             from cvat_sdk.exceptions import ApiException
@@ -96,6 +97,16 @@ class Server:
                     raise
         # Only now is a wrong token noticed, and before anything else is said about tasks.
         self.get("/api/users/self")
+
+    def _saved_token(self) -> str | None:
+        """Give the token that `cvat-cli profile` keeps for this server."""
+        try:
+            from cvat_sdk.core.auth import AuthStore
+        except ImportError:
+            return None  # An SDK from before there were profiles.
+        with in_words(self):
+            profiles = AuthStore().list_profiles().values()
+        return next((profile.token for profile in profiles if profile.server.rstrip("/") == self.host), None)
 
     def get(self, path: str, **query: Any) -> Any:
         """Ask for JSON; `query` becomes the address's. A server that fails is asked again.
@@ -247,4 +258,4 @@ def _raised_in_sdk(error: BaseException) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    return printable(" ".join(str(error).split())) or type(error).__name__
+    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -38,11 +38,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def logged_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An environment that knows the double's user and nothing else of CVAT, and little patience."""
     for name in list(os.environ):
         if name.startswith("CVAT_") or name == "PASS":
             monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("CVAT_USERNAME", USER)
     monkeypatch.setenv("CVAT_PASSWORD", PASSWORD)
     monkeypatch.setattr(server, "SECONDS_BETWEEN_TRIES", 0.01)

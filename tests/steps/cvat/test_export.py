@@ -294,6 +294,21 @@ def test_an_access_token_is_enough(token: str, cvat: Start, out: Path, monkeypat
     assert len(frame_links(out)) == 6
 
 
+def test_a_profile_of_cvat_clis_is_enough(cvat: Start, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cvat_sdk.core.auth import AuthStore, ProfileEntry
+
+    server = cvat(drawn_task())
+    for name in ("CVAT_USERNAME", "CVAT_PASSWORD"):
+        monkeypatch.delenv(name)
+    AuthStore().put_profile("other", ProfileEntry("https://cvat.example.com", "wrong", ""))
+    AuthStore().put_profile("mine", ProfileEntry(server.host, TOKEN, ""))
+    fetch_dump(f"{server.host}/tasks/42", out)
+    assert len(frame_links(out)) == 6
+    AuthStore().path.chmod(0o644)
+    with refused(server.host, "has permissions", "chmod"):
+        fetch_dump(f"{server.host}/tasks/42", out)
+
+
 def test_a_server_that_is_older_than_the_sdk_exports(cvat: Start, out: Path) -> None:
     server = cvat(drawn_task(), version="2.23.1")
     fetch_dump(f"{server.host}/tasks/42", out)
