@@ -56,14 +56,14 @@ def fetch_dump(
         ),
     ],
     dataset_dir: DatasetDir,
-    state: Annotated[
-        str,
-        choice(STATES, help="Of a CVAT server, take jobs that are completed, or accepted, or in any state."),
-    ] = "any",
     namespace: Namespace = "",
     bucket: Bucket = "",
     endpoint: Endpoint = "",
     region: Region = "",
+    state: Annotated[
+        str,
+        choice(STATES, help="Of a CVAT server, take jobs that are completed, or accepted, or in any state."),
+    ] = "any",
 ) -> Path:
     """Bring a dump, complete and unpacked, into `dataset_dir`; files that are already there are kept.
 
@@ -82,6 +82,8 @@ def fetch_dump(
         raise StepError(f"--dataset-dir {dataset_dir} is a file: give a folder, which need not exist yet")
     if not annotation_path.strip():
         raise StepError("--annotation-path is empty: give the dump's key prefix, address, folder or .zip")
+    if state not in STATES:
+        raise StepError(f"--state is '{state}': give one of {', '.join(STATES)}")
     config = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
 
     source = locate(annotation_path, namespace, config)

@@ -26,6 +26,8 @@ SECONDS_BETWEEN_TRIES = 1.0
 SECONDS_BETWEEN_QUESTIONS = (0.2, 5.0)
 """How long to wait before the state of a request is asked for: at first, and at most."""
 _PAGE = 100
+_SECONDS = 300
+"""How long an answer may keep us waiting: that with the annotations of a large task takes its time."""
 _VARIABLES = "set CVAT_ACCESS_TOKEN, or CVAT_USERNAME and CVAT_PASSWORD"
 
 
@@ -48,13 +50,12 @@ class Server:
             raise StepError(
                 f"{host} is a CVAT server, for which cvat-sdk is not installed: pip install 'cvat-detr[cvat]'"
             ) from None
-        self.host = host
+        self.host, self.version = host, ""
         config = Config(cache_dir=cache_dir) if cache_dir else Config()
         with in_words(self):
             # The SDK's own check of the version crashes on servers older than it.
             self.client: Any = Client(host, logger=log.getChild("sdk"), config=config, check_server_version=False)
         self.client.logger.setLevel(logging.WARNING)
-        self.version = ""
         about = self.get("/api/server/about")
         if not isinstance(about, dict) or "version" not in about:
             raise StepError(f"{host} is not a CVAT server: check the address")
@@ -146,7 +147,7 @@ class Server:
                         query_params=list(query.items()),
                         header_params={"Range": f"bytes={start}-"} if start else None,
                         _parse_response=whole,
-                        _request_timeout=60,
+                        _request_timeout=_SECONDS,
                     )[1]
                 except ApiException as error:
                     # Broken connections, and gateways that fail, the SDK has tried again by itself.
@@ -166,7 +167,7 @@ class Server:
         with in_words(self, path):
             try:
                 _, response = self.client.api_client.call_api(
-                    path, method, query_params=list(query.items()), body=body, _request_timeout=300
+                    path, method, query_params=list(query.items()), body=body, _request_timeout=_SECONDS
                 )
             except ApiException as error:
                 if error.status == expected:

@@ -130,6 +130,8 @@ def test_only_jobs_in_the_wanted_state_come(
 def test_no_job_in_the_wanted_state_is_said(cvat: Start, out: Path) -> None:
     server = cvat(drawn_task(7))
     server.tasks[7].jobs[0]["stage"] = "annotation"
+    with refused("--state is 'done': give one of any, completed, accepted"):
+        fetch_dump(f"{server.host}/tasks/7", out, state="done")
     with refused(f"{server.host}/tasks/7 has no images in jobs that are accepted", "--state"):
         fetch_dump(f"{server.host}/tasks/7", out, state="accepted")
 
