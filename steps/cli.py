@@ -41,7 +41,7 @@ app = create_app("python -m steps", "Run one step of the pipeline.")
 for _name, _function in STEPS.items():
     _epilog = f"Example:\n\n\b\n  python -m steps {EXAMPLES[_name]}"
     app.command(_name, help=sys.modules[_function.__module__].__doc__, epilog=_epilog)(_function)
-app.command("nuclio")(write_function)
+app.command("nuclio", help=sys.modules[write_function.__module__].__doc__)(write_function)
 app.command("hyperparameters")(show_hyperparameters)
 
 

@@ -13,6 +13,7 @@ import attrs
 import PIL.Image
 from cvat_sdk.auto_annotation import annotate_task
 from cvat_sdk.core.progress import ProgressReporter
+from cvat_sdk.datasets.task_dataset import TaskDataset
 
 from steps.common.errors import StepError
 from steps.common.messages import some
@@ -92,6 +93,8 @@ def annotate(server: Server, part: Part, function: DetectorFunction, *, replace:
     if part.task.get("data_original_chunk_type") == "video":
         _annotate_video(server, part, function, free, title)
     else:
+        # Into the SDK's cache, from which the driver then takes it: that gives up where one chunk of many fails.
+        server.patiently(f"task {number}", lambda: TaskDataset(server.client, number, load_annotations=False))
         with in_words(server):
             annotate_task(server.client, number, function, pbar=_Batches(function, free, title))
     for of, shapes in earlier.items():

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -136,19 +136,26 @@ class Server:
             whole: read the body as well; else it is still to come.
             start: ask for the body from this byte on.
         """
+        return self.patiently(
+            path,
+            lambda: self.client.api_client.call_api(
+                path,
+                "GET",
+                query_params=list(query.items()),
+                header_params={"Range": f"bytes={start}-"} if start else None,
+                _parse_response=whole,
+                _request_timeout=_SECONDS,
+            )[1],
+        )
+
+    def patiently(self, what: str, ask: Callable[[], Any]) -> Any:
+        """Call `ask`, which changes nothing, again where the server fails; `what` it asks for is for messages."""
         from cvat_sdk.exceptions import ApiException
 
         for attempt in range(1, TRIES + 1):
-            with in_words(self, path):
+            with in_words(self, what):
                 try:
-                    return self.client.api_client.call_api(
-                        path,
-                        "GET",
-                        query_params=list(query.items()),
-                        header_params={"Range": f"bytes={start}-"} if start else None,
-                        _parse_response=whole,
-                        _request_timeout=_SECONDS,
-                    )[1]
+                    return ask()
                 except ApiException as error:
                     # Broken connections, and gateways that fail, the SDK has tried again by itself.
                     if attempt == TRIES or error.status < 500:
