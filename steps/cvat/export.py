@@ -113,6 +113,8 @@ def _of_task(server: Server, task: dict[str, Any], state: str) -> list[Part]:
     if len(wanted) == len(jobs):
         return [Part("task", task["id"], task, jobs, labels, task["updated_date"])]
     log.info("task %s: %d of %d jobs are %s", task["id"], len(wanted), len(jobs), state)
+    if task.get("overlap") and len(wanted) > 1:
+        log.warning("WARNING: jobs of task %s overlap: %s frames of neighbours come twice", task["id"], task["overlap"])
     return [Part("job", job["id"], task, jobs, labels, job["updated_date"]) for job in wanted]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,13 @@ def test_a_server_that_is_older_than_the_sdk_exports(cvat: Start, out: Path) -> 
     server = cvat(drawn_task(), version="2.23.1")
     fetch_dump(f"{server.host}/tasks/42", out)
     assert len(frame_links(out)) == 6
+
+
+def test_without_the_sdk_it_is_said_what_to_install(cvat: Start, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = cvat(drawn_task())
+    monkeypatch.setitem(sys.modules, "cvat_sdk.core.client", None)
+    with refused(server.host, "pip install 'cvat-detr[cvat]'"):
+        fetch_dump(f"{server.host}/tasks/42", out)
 
 
 def test_what_is_no_cvat_server_is_one_line(s3: Any, logged_in: None, out: Path) -> None:
