@@ -90,12 +90,17 @@ def _console() -> Console:
     "Run the workflow on this machine.",
     "cvat-detr run",
     "cvat-detr run --dump task_7.zip --epochs 50 --model detr_resnet50",
+    "cvat-detr run --dump https://cvat.example.com/tasks/42 --param cvat-job-state=completed",
     "cvat-detr run --dump task_7.zip --param batch-size=4 --param 'hyperparameters=lr: 0.0002'",
 )
 def run_command(
     dump: Annotated[
-        Path | None, typer.Option(help="The dump, a folder or .zip.", show_default="a generated sample")
-    ] = None,
+        str,
+        typer.Option(
+            help="The dump, a folder or .zip; or tasks of a CVAT server, by their address.",
+            show_default="a generated sample",
+        ),
+    ] = "",
     epochs: Annotated[
         str, typer.Option(metavar="N|auto", help=f"{EPOCHS.hint} Short for --param epochs=…", show_default=EPOCHS.value)
     ] = "",
@@ -145,9 +150,12 @@ def sweep_command(
     cluster: Annotated[bool, typer.Option("--cluster", help="On the cluster, instead of on this machine.")] = False,
     at_once: Annotated[int, typer.Option(metavar="N", help="On a cluster: how many runs at once, at most.")] = 1,
     dump: Annotated[
-        Path | None,
-        typer.Option(help="On this machine: the dump, a folder or .zip.", show_default="a generated sample"),
-    ] = None,
+        str,
+        typer.Option(
+            help="On this machine: the dump, a folder or .zip; or tasks of a CVAT server, by their address.",
+            show_default="a generated sample",
+        ),
+    ] = "",
     runs: Annotated[
         Path, typer.Option(help="On this machine: folder in which the sweep gets a folder of its own.")
     ] = Path("runs"),

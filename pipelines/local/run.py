@@ -23,6 +23,7 @@ from pipelines.manifest.reader import Manifest
 from pipelines.manifest.sweep import new_name, part, read_sweep, without
 from pipelines.workflow.parameters import ANNOTATION_PATH, EPOCHS, OUTPUT_PATH
 from steps.common.errors import StepError
+from steps.cvat.address import EXAMPLE, parse
 from steps.dump.source import LocalFolder, files_of, locate
 from steps.storage.config import BUCKET_VARIABLE, StorageConfig
 from steps.storage.store import open_storage
@@ -32,12 +33,12 @@ BUCKET = "cvat-detr"
 FOR_SAMPLE = {EPOCHS.name: "2"}
 
 
-def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str], runs: Path, console: Console) -> Run:
+def run_locally(manifest: Path, dump: str, overrides: Mapping[str, str], runs: Path, console: Console) -> Run:
     """Run the compiled workflow against an S3 server of its own, and show what came out.
 
     Args:
         manifest: a compiled manifest.
-        dump: a dump's folder or zip; None draws a sample.
+        dump: a dump's folder or zip, or the address of tasks on a CVAT server; empty draws a sample.
         overrides: workflow parameters.
         runs: folder in which the run gets its own; `latest` there points to it.
         console: where to show what happens.
@@ -46,14 +47,14 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
         PipelineError: the dump is not there, a parameter is wrong, or a step failed.
     """
     started = time.monotonic()
-    workflow = _checked(manifest, dump, overrides, runs)
-    prefix = _prefix(workflow)
-    run = plan(workflow, {**(FOR_SAMPLE if dump is None else {}), **overrides, ANNOTATION_PATH.name: prefix}, runs)
+    workflow, annotation_path = _checked(manifest, dump, overrides, runs)
+    fixed = {ANNOTATION_PATH.name: annotation_path}
+    run = plan(workflow, {**({} if dump else FOR_SAMPLE), **overrides, **fixed}, runs)
     _make(run.folder)
     _point(runs / "latest", run.folder)
 
     console.print(Text.assemble((run.name, "bold"), f" in {_short(run.folder)}"))
-    with _served(dump, prefix, console) as server:
+    with _served(dump, annotation_path, console) as server:
         execute(run, {**server.environment, BUCKET_VARIABLE: BUCKET}, console)
         place = f"{run.namespace}/{run.parameters[OUTPUT_PATH.name]}/{run.name}"
         _show_bucket(server, "".join(f"{part}/" for part in place.split("/") if part), console)
@@ -62,13 +63,13 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
 
 
 def sweep_locally(
-    manifest: Path, dump: Path | None, given: Mapping[str, str], runs: Path, console: Console
+    manifest: Path, dump: str, given: Mapping[str, str], runs: Path, console: Console
 ) -> tuple[Path, list[str]]:
     """Train with each combination of the given values, one after the other, on data that is fetched and prepared once.
 
     Args:
         manifest: a compiled manifest.
-        dump: a dump's folder or zip; None draws a sample.
+        dump: as in `run_locally`.
         given: values by name, several with commas between them.
         runs: folder in which the sweep gets its own.
         console: where to show what happens.
@@ -79,9 +80,9 @@ def sweep_locally(
     Raises:
         PipelineError: the dump is not there, a parameter is wrong or cannot vary, or the data could not be made.
     """
-    workflow = _checked(manifest, dump, given, runs)
-    prefix = _prefix(workflow)
-    sweep = read_sweep(workflow, {**(FOR_SAMPLE if dump is None else {}), **given}, {ANNOTATION_PATH.name: prefix})
+    workflow, annotation_path = _checked(manifest, dump, given, runs)
+    fixed = {ANNOTATION_PATH.name: annotation_path}
+    sweep = read_sweep(workflow, {**({} if dump else FOR_SAMPLE), **given}, fixed)
     folder = runs.absolute() / new_name(workflow)
     data = plan(_named(part(workflow, {"fetch", "prepare"}), "data"), sweep.fixed, folder)
     training = without(workflow, {"fetch", "prepare"})
@@ -95,7 +96,7 @@ def sweep_locally(
     count = len(planned)
     console.print(Text.assemble((folder.name, "bold"), f" in {_short(folder)}: {count} runs"))
     failed = []
-    with _served(dump, prefix, console) as server:
+    with _served(dump, annotation_path, console) as server:
         environment = {**server.environment, BUCKET_VARIABLE: BUCKET}
         execute(data, environment, console)
         for combination, run in planned:
@@ -115,23 +116,29 @@ def _named(manifest: Manifest, name: str) -> Manifest:
     return replace(manifest, metadata={**manifest.metadata, "name": name})
 
 
-def _checked(manifest: Path, dump: Path | None, given: Mapping[str, str], runs: Path) -> Manifest:
-    """Read the manifest, once what stands in the way of a run is ruled out."""
+def _checked(manifest: Path, dump: str, given: Mapping[str, str], runs: Path) -> tuple[Manifest, str]:
+    """Read the manifest, once what stands in the way of a run is ruled out; give it with the dump's place for fetch."""
     if ANNOTATION_PATH.name in given:
         raise PipelineError(f"'{ANNOTATION_PATH.name}' is set by `run`: name the dump with --dump (make run DUMP=path)")
-    if dump is not None and not dump.exists():
-        raise PipelineError(f"{dump} does not exist: give --dump the folder or .zip that CVAT exported")
+    try:
+        on_server = bool(parse(dump))
+    except StepError as error:
+        raise PipelineError(str(error)) from None
+    path = Path(dump)
+    if dump and not on_server and not path.exists():
+        raise PipelineError(
+            f"{dump} does not exist: give --dump the folder or .zip that CVAT exported, or a task's address, as in "
+            f"{EXAMPLE}"
+        )
     latest = runs / "latest"
     if latest.is_dir() and not latest.is_symlink():
         raise PipelineError(
             f"{latest} is a folder, and `run` keeps a link of that name: rename it, or give other --runs"
         )
-    return Manifest.load(manifest)
-
-
-def _prefix(workflow: Manifest) -> str:
+    workflow = Manifest.load(manifest)
     # Where CVAT puts the dump of a namespace's first task: by the task's number, then date and time.
-    return f"artifacts/{workflow.namespace}/annotations/1/{time.strftime('%m%d%Y%H%M%S')}/"
+    prefix = f"artifacts/{workflow.namespace}/annotations/1/{time.strftime('%m%d%Y%H%M%S')}/"
+    return workflow, dump if on_server else prefix
 
 
 def _make(folder: Path) -> None:
@@ -142,7 +149,7 @@ def _make(folder: Path) -> None:
 
 
 @contextmanager
-def _served(dump: Path | None, prefix: str, console: Console) -> Iterator[S3Server]:
+def _served(dump: str, annotation_path: str, console: Console) -> Iterator[S3Server]:
     """Run an S3 server that holds the dump."""
     with s3_server() as server:
         server.client().create_bucket(Bucket=BUCKET)
@@ -152,11 +159,13 @@ def _served(dump: Path | None, prefix: str, console: Console) -> Iterator[S3Serv
             access_key=server.access_key,
             secret_key=server.secret_key,
         )
-        with tempfile.TemporaryDirectory(prefix="dump-") as folder:
-            count = _put_dump(dump or draw_sample(Path(folder)), prefix, storage)
-        what = f"{dump}" if dump else "a generated sample"
-        files = f"{count} file{'s' if count > 1 else ''}"
-        console.print(Text(f"dump: {what}, {files} in s3://{BUCKET}/{prefix}"), soft_wrap=True)
+        what = dump
+        if annotation_path != dump:
+            with tempfile.TemporaryDirectory(prefix="dump-") as folder:
+                count = _put_dump(Path(dump) if dump else draw_sample(Path(folder)), annotation_path, storage)
+            files = f"{count} file{'s' if count > 1 else ''}"
+            what = f"{dump or 'a generated sample'}, {files} in s3://{BUCKET}/{annotation_path}"
+        console.print(Text(f"dump: {what}"), soft_wrap=True)
         yield server
 
 

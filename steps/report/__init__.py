@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.common.files import replacing
+from steps.cvat.links import frame_links
 from steps.report import charts, counting, tables, words
 from steps.report.formats import percent
 from steps.report.matching import collect, match
@@ -69,6 +70,7 @@ def write_report(
     prepared = read_optional(dataset_dir / "prepare_report.json")
     trained = read_optional(output_dir / "train.json")
     log = read_log(output_dir / "log.jsonl")
+    links = frame_links(dataset_dir)
 
     names, images = collect(annotations, predictions)
     thresholds = thresholds_of(metrics, names, score_threshold)
@@ -103,7 +105,7 @@ def write_report(
         curves=charts.precision_recall_charts(loose, strict, classes, metrics),
         charts=charts.training_charts(log, figures_of(trained, log), facts.best_epoch, facts.measured_on),
         numbers=tables.number_table(metrics),
-        pictures=[picture(image, group, dataset_dir, names) for image, group in choose(images, max_images)],
+        pictures=[picture(image, group, dataset_dir, names, links) for image, group in choose(images, max_images)],
         image_total=len(images),
         prepared=tables.prepared_tables(prepared),
         recipe=tables.recipe_table(trained),
