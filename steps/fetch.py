@@ -39,10 +39,24 @@ from steps.dump.target import (
     settle,
 )
 from steps.dump.unpack import unpack, unpacked
-from steps.options import Bucket, DatasetDir, Endpoint, Namespace, Region, choice
+from steps.hyperparameters import check_settings
+from steps.options import (
+    BatchSize,
+    Bucket,
+    Checkpoint,
+    DatasetDir,
+    Endpoint,
+    Epochs,
+    Hyperparameters,
+    Model,
+    Namespace,
+    Region,
+    choice,
+)
 from steps.storage.config import StorageConfig
 from steps.storage.store import Storage
 from steps.storage.transfer import RemoteObject
+from trainer.models.choice import AUTO
 
 log = logging.getLogger(__name__)
 
@@ -64,19 +78,27 @@ def fetch_dump(
         str,
         choice(STATES, help="Of a CVAT server, take jobs that are completed, or accepted, or in any state."),
     ] = "any",
+    model: Model = AUTO,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    hyperparameters: Hyperparameters = "",
+    checkpoint: Checkpoint = "",
 ) -> Path:
     """Bring a dump, complete and unpacked, into `dataset_dir`; files that are already there are kept.
 
     A bare path is a key prefix when a bucket is configured. It is tried as given, then under `namespace`:
     Onepanel's CVAT has passed it both ways. Files of an earlier, other dump are removed.
 
+    The settings of the training are not used here, only checked: what it would refuse costs no download and no GPU.
+
     Returns:
         `dataset_dir`.
 
     Raises:
-        StepError: nothing is there, the storage refuses, or an archive is broken or unsafe.
+        StepError: a setting is wrong, nothing is there, the storage refuses, or an archive is broken or unsafe.
     """
     started = time.monotonic()
+    check_settings(model, epochs, batch_size, hyperparameters, checkpoint)
     dataset_dir = Path(dataset_dir)
     if dataset_dir.exists() and not dataset_dir.is_dir():
         raise StepError(f"--dataset-dir {dataset_dir} is a file: give a folder, which need not exist yet")

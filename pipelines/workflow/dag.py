@@ -40,6 +40,12 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             annotation_path=p.ANNOTATION_PATH,
             dataset_dir=DATA,
             state=p.JOB_STATE,
+            # Only to be checked, before anything is fetched or a GPU waited for.
+            model=p.MODEL,
+            epochs=p.EPOCHS,
+            batch_size=p.BATCH_SIZE,
+            hyperparameters=p.HYPERPARAMETERS,
+            checkpoint=p.CHECKPOINT,
             namespace="{{workflow.namespace}}",
         )
         prepare = build.step(

@@ -27,8 +27,7 @@ from steps.report.reading import (
     thresholds_of,
     within,
 )
-
-# jinja2 is imported where it is used: a pod that only moves files has none.
+from steps.report.render import render
 
 _MOST_CLASSES, _BEST_AND_WEAKEST = 40, 15
 
@@ -88,7 +87,8 @@ def write_report(
         short = classes[:_BEST_AND_WEAKEST] + classes[-_BEST_AND_WEAKEST:]
     verdict = words.verdict(metrics, sums, bool(predictions), facts.held_out)
     gaps = words.annotate_next(sums, counting.gaps(names, images), classes)
-    page = _render(
+    page = render(
+        "report.html.jinja",
         facts=facts,
         verdict=verdict,
         advice=words.advice(facts, metrics, trained, log, images, classes, sums),
@@ -126,16 +126,3 @@ def _overall(metrics: dict[str, Any]) -> dict[str, str] | None:
     if score is None or f1 is None:
         return None
     return {"score": f"{score:.2f}", "f1": f"{f1:.2f}", "precision": percent(precision), "recall": percent(recall)}
-
-
-def _render(**values: Any) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(**values)
