@@ -47,17 +47,17 @@ def run_locally(manifest: Path, dump: str, overrides: Mapping[str, str], runs: P
         PipelineError: the dump is not there, a parameter is wrong, or a step failed.
     """
     started = time.monotonic()
-    workflow = _checked(manifest, dump, overrides, runs)
-    place = _place(dump, workflow)
-    run = plan(workflow, {**({} if dump else FOR_SAMPLE), **overrides, ANNOTATION_PATH.name: place}, runs)
+    workflow, annotation_path = _checked(manifest, dump, overrides, runs)
+    fixed = {ANNOTATION_PATH.name: annotation_path}
+    run = plan(workflow, {**({} if dump else FOR_SAMPLE), **overrides, **fixed}, runs)
     _make(run.folder)
     _point(runs / "latest", run.folder)
 
     console.print(Text.assemble((run.name, "bold"), f" in {_short(run.folder)}"))
-    with _served(dump, place, console) as server:
+    with _served(dump, annotation_path, console) as server:
         execute(run, {**server.environment, BUCKET_VARIABLE: BUCKET}, console)
-        made = f"{run.namespace}/{run.parameters[OUTPUT_PATH.name]}/{run.name}"
-        _show_bucket(server, "".join(f"{part}/" for part in made.split("/") if part), console)
+        place = f"{run.namespace}/{run.parameters[OUTPUT_PATH.name]}/{run.name}"
+        _show_bucket(server, "".join(f"{part}/" for part in place.split("/") if part), console)
     _show_result(run, time.monotonic() - started, console)
     return run
 
@@ -69,7 +69,7 @@ def sweep_locally(
 
     Args:
         manifest: a compiled manifest.
-        dump: a dump's folder or zip, or the address of tasks on a CVAT server; empty draws a sample.
+        dump: as in `run_locally`.
         given: values by name, several with commas between them.
         runs: folder in which the sweep gets its own.
         console: where to show what happens.
@@ -80,9 +80,9 @@ def sweep_locally(
     Raises:
         PipelineError: the dump is not there, a parameter is wrong or cannot vary, or the data could not be made.
     """
-    workflow = _checked(manifest, dump, given, runs)
-    place = _place(dump, workflow)
-    sweep = read_sweep(workflow, {**({} if dump else FOR_SAMPLE), **given}, {ANNOTATION_PATH.name: place})
+    workflow, annotation_path = _checked(manifest, dump, given, runs)
+    fixed = {ANNOTATION_PATH.name: annotation_path}
+    sweep = read_sweep(workflow, {**({} if dump else FOR_SAMPLE), **given}, fixed)
     folder = runs.absolute() / new_name(workflow)
     data = plan(_named(part(workflow, {"fetch", "prepare"}), "data"), sweep.fixed, folder)
     training = without(workflow, {"fetch", "prepare"})
@@ -96,7 +96,7 @@ def sweep_locally(
     count = len(planned)
     console.print(Text.assemble((folder.name, "bold"), f" in {_short(folder)}: {count} runs"))
     failed = []
-    with _served(dump, place, console) as server:
+    with _served(dump, annotation_path, console) as server:
         environment = {**server.environment, BUCKET_VARIABLE: BUCKET}
         execute(data, environment, console)
         for combination, run in planned:
@@ -116,15 +116,16 @@ def _named(manifest: Manifest, name: str) -> Manifest:
     return replace(manifest, metadata={**manifest.metadata, "name": name})
 
 
-def _checked(manifest: Path, dump: str, given: Mapping[str, str], runs: Path) -> Manifest:
-    """Read the manifest, once what stands in the way of a run is ruled out."""
+def _checked(manifest: Path, dump: str, given: Mapping[str, str], runs: Path) -> tuple[Manifest, str]:
+    """Read the manifest, once what stands in the way of a run is ruled out; give it with the dump's place for fetch."""
     if ANNOTATION_PATH.name in given:
         raise PipelineError(f"'{ANNOTATION_PATH.name}' is set by `run`: name the dump with --dump (make run DUMP=path)")
     try:
         on_server = bool(parse(dump))
     except StepError as error:
         raise PipelineError(str(error)) from None
-    if dump and not on_server and not Path(dump).exists():
+    path = Path(dump)
+    if dump and not on_server and not path.exists():
         raise PipelineError(
             f"{dump} does not exist: give --dump the folder or .zip that CVAT exported, or a task's address, as in "
             f"{EXAMPLE}"
@@ -134,15 +135,10 @@ def _checked(manifest: Path, dump: str, given: Mapping[str, str], runs: Path) ->
         raise PipelineError(
             f"{latest} is a folder, and `run` keeps a link of that name: rename it, or give other --runs"
         )
-    return Manifest.load(manifest)
-
-
-def _place(dump: str, workflow: Manifest) -> str:
-    """What the workflow fetches: tasks on a server by their address, and of the bucket a prefix."""
-    if parse(dump):
-        return dump
+    workflow = Manifest.load(manifest)
     # Where CVAT puts the dump of a namespace's first task: by the task's number, then date and time.
-    return f"artifacts/{workflow.namespace}/annotations/1/{time.strftime('%m%d%Y%H%M%S')}/"
+    prefix = f"artifacts/{workflow.namespace}/annotations/1/{time.strftime('%m%d%Y%H%M%S')}/"
+    return workflow, dump if on_server else prefix
 
 
 def _make(folder: Path) -> None:
@@ -153,8 +149,8 @@ def _make(folder: Path) -> None:
 
 
 @contextmanager
-def _served(dump: str, place: str, console: Console) -> Iterator[S3Server]:
-    """Run an S3 server that holds the dump, unless it is on a CVAT server."""
+def _served(dump: str, annotation_path: str, console: Console) -> Iterator[S3Server]:
+    """Run an S3 server that holds the dump."""
     with s3_server() as server:
         server.client().create_bucket(Bucket=BUCKET)
         storage = StorageConfig(
@@ -164,11 +160,11 @@ def _served(dump: str, place: str, console: Console) -> Iterator[S3Server]:
             secret_key=server.secret_key,
         )
         what = dump
-        if place != dump:
+        if annotation_path != dump:
             with tempfile.TemporaryDirectory(prefix="dump-") as folder:
-                count = _put_dump(Path(dump) if dump else draw_sample(Path(folder)), place, storage)
+                count = _put_dump(Path(dump) if dump else draw_sample(Path(folder)), annotation_path, storage)
             files = f"{count} file{'s' if count > 1 else ''}"
-            what = f"{dump or 'a generated sample'}, {files} in s3://{BUCKET}/{place}"
+            what = f"{dump or 'a generated sample'}, {files} in s3://{BUCKET}/{annotation_path}"
         console.print(Text(f"dump: {what}"), soft_wrap=True)
         yield server
 

@@ -68,12 +68,16 @@ def comparison_table(runs: Sequence[RunResult]) -> tuple[list[str], list[list[st
     return columns, rows
 
 
+def _alike(runs: Sequence[RunResult]) -> bool:
+    """Tell whether the runs were measured on as many images and boxes."""
+    return len({(number(run.metrics.get("images")), number(run.metrics.get("boxes"))) for run in runs}) < 2
+
+
 def warnings(runs: Sequence[RunResult]) -> list[str]:
     """Say what makes the numbers of the runs hard to compare."""
-    measured = {(number(run.metrics.get("images")), number(run.metrics.get("boxes"))) for run in runs}
     classes = {tuple(sorted(_classes(run))) for run in runs}
     found = []
-    if len(measured) > 1:
+    if not _alike(runs):
         found.append("The runs were not measured on the same validation images: their AP cannot be compared.")
     if len(classes) > 1:
         found.append("The runs do not have the same classes.")
@@ -101,14 +105,23 @@ def write_comparison(runs: Sequence[RunResult], target: Path) -> None:
         "comparison.html.jinja",
         columns=columns,
         rows=rows,
-        best=_best([run.metrics.get("AP") for run in runs]),
-        runs=[{"name": run.name, "place": run.place} for run in runs],
+        best=_best([run.metrics.get("AP") for run in runs]) if _alike(runs) else set(),
+        runs=[
+            {"name": run.name, "short": short, "place": run.place}
+            for run, short in zip(runs, _shortened([run.name for run in runs]), strict=True)
+        ],
         warnings=warnings(runs),
         curves=curves,
         classes=classes,
     )
     with replacing(target) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """Return the last parts of the names where all else is the same, as in a sweep."""
+    stems = {name.rpartition("-")[0] for name in names}
+    return [name.rpartition("-")[2] if len(stems) == 1 else name for name in names]
 
 
 def _classes(run: RunResult) -> list[str]:

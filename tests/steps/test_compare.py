@@ -64,7 +64,9 @@ def test_runs_that_were_measured_on_other_images_are_told(sweep: Path, tmp_path:
     _, rows, warnings = compare_runs([str(sweep), str(other), str(other)], tmp_path / "page.html", {})
     assert [row[0] for row in rows] == ["old", "s-2", "s-1"]
     assert "not measured on the same validation images" in warnings[0]
-    assert "not measured on the same" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "not measured on the same" in page
+    assert "<h1>3 runs compared</h1>" in page, "none of them is the best"
 
 
 def test_runs_in_the_bucket_are_found_by_run_and_by_sweep(
