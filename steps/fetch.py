@@ -11,11 +11,13 @@ import typer
 from rich.filesize import decimal
 
 from steps.common.errors import StepError
+from steps.common.lock import only_writer
 from steps.common.progress import progress
 from steps.dump.journal import Fetched, Journal, version_of
 from steps.dump.source import BucketArchive, BucketFolder, LocalArchive, LocalFolder, Source, files_of, locate
 from steps.dump.target import (
     ARCHIVE,
+    LOCK,
     empty_scratch,
     note_source,
     nothing_in_the_way,
@@ -67,7 +69,7 @@ def fetch_dump(
     if isinstance(source, LocalFolder) and source.path.resolve() == dataset_dir.resolve():
         log.info("the dump is already in %s", dataset_dir)
         return dataset_dir
-    with nothing_in_the_way(dataset_dir):
+    with only_writer(dataset_dir, "fetch", LOCK), nothing_in_the_way(dataset_dir):
         fetched = _bring(source, dataset_dir)
         note_source(str(source), dataset_dir)
     log.info(

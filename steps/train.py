@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from steps.common.errors import StepError
+from steps.dataset.layout import check_prepared
 from steps.dump.target import STATE_DIR
 from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Epochs, Model, Namespace, OutputDir, Region, Seed
 from steps.storage.address import candidate_keys, has_scheme
@@ -72,9 +73,7 @@ def train_model(
 
     # Before anything is downloaded: a misspelt setting should not have to wait for it.
     config = configure()
-    prepared = dataset_dir / "annotations" / "instances_train.json"
-    if not prepared.is_file():
-        raise StepError(f"{prepared} is not there: prepare-data makes it, run that first")
+    check_prepared(dataset_dir)
     published = model.removeprefix(PREFIX)
     if model != published and has_scheme(published):
         storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)

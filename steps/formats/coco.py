@@ -36,7 +36,7 @@ OURS = re.compile(rb'^\s*\{"info":\{"made_by":"' + MADE_BY.encode() + b'"')
 def recognise(root: Path) -> list[Path]:
     """Give the annotation files that are the dump's and not ours; keypoints where there are no instances."""
     named = files_below(root, lambda name: name.startswith((_INSTANCES, _KEYPOINTS)) and name.endswith(".json"))
-    found = [path for path in named if not _is_ours(path)]
+    found = [path for path in named if not is_ours(path)]
     if instances := [path for path in found if path.name.startswith(_INSTANCES)]:
         found = instances
     # Moved aside by an earlier run, and fetched again since: the one that came last.
@@ -44,7 +44,8 @@ def recognise(root: Path) -> list[Path]:
     return [path for path in found if path not in stale]
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Tell whether the prepare step wrote a file."""
     with path.open("rb") as file:
         return OURS.match(file.read(200)) is not None
 
