@@ -10,6 +10,7 @@ import typer
 
 from steps.common.console import create_app, run_app, usage_error
 from steps.common.errors import StepError
+from steps.common.stopping import end_on_sigterm
 from steps.evaluate import evaluate_model
 from steps.fetch import fetch_dump
 from steps.hyperparameters import show_hyperparameters
@@ -69,6 +70,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
 
 def main() -> None:
     """Run a step. Exit status: 0 on success, 2 with one line on a user error, 1 with a traceback on a defect."""
+    end_on_sigterm()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     for noisy in ("boto3", "botocore", "urllib3", "matplotlib", "PIL", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -38,6 +37,8 @@ def only_writer(folder: Path, step: str, file: str) -> Iterator[None]:
         BusyError: another process holds it; the message names step, process, host and time.
         TrainerError: the folder is a file.
     """
+    import fcntl  # Not on Windows, where the command line says so.
+
     path = folder / file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

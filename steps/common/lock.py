@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from steps.common.errors import StepError
+from steps.common.errors import StepError, TemporaryError
 from trainer import lock
-from trainer.errors import TrainerError
+from trainer.errors import BusyError, TrainerError
 
 
 @contextmanager
@@ -14,11 +14,17 @@ def only_writer(folder: Path, step: str, file: str) -> Iterator[None]:
     """Hold the lock of a folder: `trainer.lock.only_writer`.
 
     Raises:
-        StepError: another process holds it, which may pass; or the folder is a file.
+        TemporaryError: another process holds it.
+        StepError: the folder is a file.
     """
     with ExitStack() as stack:
         try:
             stack.enter_context(lock.only_writer(folder, step, file))
         except TrainerError as error:
-            raise StepError(str(error)) from None
+            raise refusal(error) from None
         yield
+
+
+def refusal(error: TrainerError) -> StepError:
+    """Give what a step says where the trainer refuses: the same line, with the exit status for it."""
+    return (TemporaryError if isinstance(error, BusyError) else StepError)(str(error))

@@ -356,9 +356,7 @@ def test_an_edited_or_damaged_split_is_not_read(dump: Path, root: Path) -> None:
     prepare_data(root)
     path = annotation_file(root, "train")
     path.write_bytes(path.read_bytes().replace(b'"bbox":[2.0', b'"bbox":[3.0', 1))
-    with pytest.raises(
-        TrainerError, match=r"instances_train\.json is damaged or was edited"
-    ):
+    with pytest.raises(TrainerError, match=r"instances_train\.json is damaged or was edited"):
         CocoDetection(path, EvalTransform(64, 64))
 
 
