@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipelines.local.s3_server import S3Server, s3_server
+from tests.faults.matrix import pytest_terminal_summary, record  # noqa: F401 - a hook and a fixture
 
 SHARED_DUMP = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd_cvat_coco.zip"
 # Neither dense nor from 1, as after deleting labels in a long-lived CVAT project.
