@@ -191,7 +191,7 @@ def _remove_earlier(dataset_dir: Path) -> None:
                 path.unlink(missing_ok=True)
     for name in (*PREPARED.values(), REPORT):
         path = dataset_dir / name
-        # A file of that name may also be the dump's own; and a link may lead to somebody else's.
+        # A file of that name may also be the dump's own, and a link may lead to somebody else's.
         links = path.is_symlink() or path.parent.is_symlink()
         if path.is_file() and not links and (name == REPORT or is_ours(path)):
             path.unlink()

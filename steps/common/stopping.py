@@ -32,8 +32,8 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, _stop)
     # Written to by the interpreter's C code, at once and whatever Python is busy with.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # A forked process has none of these threads: a signal to it must not end this one.
-    os.register_at_fork(after_in_child=_forget)
+    # A forked process has the pipe but not the thread: no signal to it may end this one.
+    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)
     threading.Thread(target=_watch, args=(reader,), name="sigterm", daemon=True).start()
 
 
@@ -44,11 +44,20 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(EXIT_STOPPED)
 
 
+def _hold() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _release() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
 def _forget() -> None:
-    if threading.current_thread() is threading.main_thread():
-        signal.set_wakeup_fd(-1)
-        if signal.getsignal(signal.SIGTERM) is _stop:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # In a child the thread that forked is the main one.
+    signal.set_wakeup_fd(-1)
+    if signal.getsignal(signal.SIGTERM) is _stop:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _release()
 
 
 def _watch(reader: int) -> None:

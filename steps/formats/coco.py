@@ -30,7 +30,8 @@ TAG = "cvat_coco"
 TITLE = "COCO 1.0"
 _INSTANCES, _KEYPOINTS = "instances_", "person_keypoints_"
 _INFO = {"contributor", "date_created", "description", "url", "version", "year"}
-OURS = re.compile(rb'^\s*\{"info":\{"made_by":"' + MADE_BY.encode() + b'"')
+OURS = re.compile(rb'"made_by":"' + MADE_BY.encode() + rb'"|"split_digest":"')
+"""Either tells a file that the prepare step wrote: one damaged bit must not turn it into a dump."""
 
 
 def recognise(root: Path) -> list[Path]:
@@ -47,7 +48,7 @@ def recognise(root: Path) -> list[Path]:
 def is_ours(path: Path) -> bool:
     """Tell whether the prepare step wrote a file."""
     with path.open("rb") as file:
-        return OURS.match(file.read(200)) is not None
+        return OURS.search(file.read(200)) is not None
 
 
 def read(root: Path, dataset: Dataset) -> None:

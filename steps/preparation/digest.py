@@ -21,5 +21,6 @@ def digest_of(data: Clean, images: Sequence[int]) -> str:
         place[boxes.image],
         ids[boxes.category],
         boxes.xywh,
+        boxes.xywh[:, 2] * boxes.xywh[:, 3],
         boxes.crowd,
     )

@@ -114,8 +114,18 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         self.transform = transform
         self.seed = seed
         self.coco = read_coco(path)
-        self.categories = categories_of(self.coco)
         root = images_root if images_root is not None else path.parent.parent
+        try:
+            self._take_in(root, classes)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise TrainerError(
+                f"annotation file {path} is damaged or not in COCO's form ({type(error).__name__}: {error});"
+                " export the dataset again"
+            ) from None
+
+    def _take_in(self, root: Path, classes: list[Category] | None) -> None:
+        path = self.path
+        self.categories = categories_of(self.coco)
         self.category_ids = ids_by_label(self.coco, self.categories if classes is None else classes, path)
         self.label_of = {category_id: label for label, category_id in enumerate(self.category_ids) if category_id >= 0}
         self.image_ids = [int(image["id"]) for image in self.coco["images"]]
@@ -153,6 +163,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             [places.get(row.get("image_id"), -1) for row in rows],
             [int(row["category_id"]) for row in rows],
             [_xywh(row.get("bbox")) for row in rows],
+            [float(row.get("area") or 0) for row in rows],
             [bool(row.get("iscrowd", 0)) for row in rows],
         )
 

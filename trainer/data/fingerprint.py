@@ -35,6 +35,7 @@ def split_digest(
     image: ArrayLike,
     category: ArrayLike,
     xywh: ArrayLike,
+    area: ArrayLike,
     crowd: ArrayLike,
 ) -> str:
     """SHA-256 of what a COCO file says, wherever its images lie, in hexadecimal.
@@ -45,12 +46,13 @@ def split_digest(
         image: the place among `images` of each box, `[n]`.
         category: the class's id of each box, `[n]`.
         xywh: corner and size of each box in px, `[n, 4]`.
+        area: in px², by which metrics tell small from large, `[n]`.
         crowd: 1 for a crowd region, `[n]`.
     """
     digest = hashlib.sha256()
     for rows in (classes, images):
         digest.update(json.dumps(list(rows)).encode() + b"\n")
-    for column, kind in ((image, "<i8"), (category, "<i8"), (xywh, "<f8"), (crowd, "u1")):
+    for column, kind in ((image, "<i8"), (category, "<i8"), (xywh, "<f8"), (area, "<f8"), (crowd, "u1")):
         digest.update(np.asarray(column, dtype=kind).tobytes())
     return digest.hexdigest()
 
