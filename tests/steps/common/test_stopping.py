@@ -65,16 +65,37 @@ print(child.exitcode)
     assert (done.returncode, done.stdout) == (0, "-15\n")
 
 
-def test_as_process_1(tmp_path: Path) -> None:
+BUSY = {
+    "with a dump": """
+import steps.prepare
+steps.prepare.find_images = lambda *_: wait()
+""",
+    "with its imports": """
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "steps.cli":
+            wait()
+sys.meta_path.insert(0, Slow())
+""",
+}
+
+
+@pytest.mark.parametrize("busy", BUSY)
+def test_as_process_1(busy: str, tmp_path: Path) -> None:
     """As in a container, where the kernel passes a signal over that nobody handles."""
     write_coco_dump(tmp_path / "data", images=4)
     container = ["unshare", "--pid", "--fork", "--kill-child", "--"]
     if shutil.which("unshare") is None or subprocess.run([*container, "true"], capture_output=True).returncode:
         pytest.skip("this machine gives a process no numbers of its own (unshare --pid)")
-    code = "import runpy, sys, time; sys.argv = ['steps', 'prepare', '--dataset-dir', sys.argv[1]]\n"
-    code += "import steps.prepare\n"
-    code += "steps.prepare.find_images = lambda *_: (print('ready', flush=True), time.sleep(600))\n"
-    code += "runpy.run_module('steps', run_name='__main__')"
+    code = f"""
+import runpy, sys, time
+sys.argv = ["steps", "prepare", "--dataset-dir", sys.argv[1]]
+def wait():
+    print("ready", flush=True)
+    time.sleep(600)
+{BUSY[busy]}
+runpy.run_module("steps", run_name="__main__")
+"""
     process = subprocess.Popen(
         [*container, sys.executable, "-c", code, str(tmp_path / "data")],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -108,6 +108,16 @@ def test_a_resumed_run_keeps_what_is_left_out_and_takes_what_may_change(caplog: 
         keep_settings(config(max_size=900), {**before, "image_size": 1000}, given)
 
 
+def test_what_a_run_starts_from_is_called_by_its_name():
+    reasons = {}
+    for start in ("published", "run/best.pth", "none"):
+        _, choices = settle(config(model="hf:x/y", pretrained=start), Facts(300, 5))
+        (reasons[start],) = (choice.reason for choice in choices if choice.field == "epochs")
+    assert reasons["published"].startswith("from published weights, ")
+    assert reasons["run/best.pth"].startswith("from a checkpoint, ")
+    assert reasons["none"].startswith("from random weights, ")
+
+
 def test_images_smaller_than_the_model_s_size_are_not_enlarged():
     sizes = {}
     for side in (40, 90, 200, 250, 900):
