@@ -101,7 +101,7 @@ def copy(lab: Lab, tmp_path: Path) -> Lab:
 
 SIGNALS = {"kill -9": signal.SIGKILL, "SIGTERM": signal.SIGTERM}
 # One in every run of the tests, all of them where there is time.
-TRIES = [1, pytest.param(12, marks=pytest.mark.slow)]
+TRIES = [1, pytest.param(8, marks=pytest.mark.slow)]
 
 
 def ended(done: Done, fault: str) -> bool:
@@ -150,7 +150,7 @@ def test_train_interrupted(lab: Lab, tmp_path: Path, record: Record, fault: str,
 def test_train_of_any_family_interrupted(tmp_path: Path, record: Record, family: str) -> None:
     lab = set_up(tmp_path / "lab", family)
     for fault in SIGNALS:
-        check_training(lab, tmp_path / fault, record, fault, 3)
+        check_training(lab, tmp_path / fault, record, fault, 2)
 
 
 @pytest.mark.parametrize("fault", SIGNALS)

@@ -39,10 +39,13 @@ finally:
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGTERM)
-    said, complaint = process.communicate(timeout=60)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        said, complaint = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 143
     assert "Traceback" not in complaint
     if work != "in a library's code":
