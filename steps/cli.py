@@ -8,12 +8,14 @@ from typing import Any
 
 import typer
 
+from steps.annotate import annotate_tasks
 from steps.common.console import create_app, run_app, usage_error
 from steps.common.errors import StepError
 from steps.common.stopping import end_on_sigterm
 from steps.evaluate import evaluate_model
 from steps.fetch import fetch_dump
 from steps.hyperparameters import show_hyperparameters
+from steps.nuclio import write_function
 from steps.prepare import prepare_data
 from steps.train import train_model
 from steps.upload import upload_artifacts
@@ -24,6 +26,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "train": train_model,
     "evaluate": evaluate_model,
     "upload": upload_artifacts,
+    "annotate": annotate_tasks,
 }
 
 EXAMPLES = {
@@ -32,12 +35,14 @@ EXAMPLES = {
     "train": "train --dataset-dir data --output-dir run --hyperparameters 'lr: 0.0002'",
     "evaluate": "evaluate --dataset-dir data --output-dir run",
     "upload": "upload --output-dir run --output-path s3://bucket/models/1",
+    "annotate": "annotate --checkpoint run --to https://cvat.example.com/tasks/43",
 }
 
 app = create_app("python -m steps", "Run one step of the pipeline.")
 for _name, _function in STEPS.items():
     _epilog = f"Example:\n\n\b\n  python -m steps {EXAMPLES[_name]}"
     app.command(_name, help=sys.modules[_function.__module__].__doc__, epilog=_epilog)(_function)
+app.command("nuclio", help=sys.modules[write_function.__module__].__doc__)(write_function)
 app.command("hyperparameters")(show_hyperparameters)
 
 

@@ -2,15 +2,26 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-import yaml
+from typing import Any
 
 from steps.common.errors import StepError
 from steps.common.lock import refusal
 from steps.dataset.layout import check_prepared
-from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Epochs, Model, Namespace, OutputDir, Region, Seed
+from steps.hyperparameters import check_settings, parse_hyperparameters
+from steps.options import (
+    BatchSize,
+    Bucket,
+    Checkpoint,
+    DatasetDir,
+    Endpoint,
+    Epochs,
+    Hyperparameters,
+    Model,
+    Namespace,
+    OutputDir,
+    Region,
+    Seed,
+)
 from steps.storage.address import candidate_keys, has_scheme
 from steps.storage.config import StorageConfig
 from steps.storage.store import open_storage
@@ -29,13 +40,8 @@ def train_model(
     model: Model = AUTO,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
-    hyperparameters: Annotated[
-        str, typer.Option(help="More settings as YAML, one 'name: value' a line, such as 'lr: 0.0002'.")
-    ] = "",
-    checkpoint: Annotated[
-        str,
-        typer.Option(help="Checkpoint to start from: a key in the bucket, an address or a file. Empty: none."),
-    ] = "",
+    hyperparameters: Hyperparameters = "",
+    checkpoint: Checkpoint = "",
     seed: Seed = 0,
     namespace: Namespace = "",
     bucket: Bucket = "",
@@ -58,7 +64,7 @@ def train_model(
     from trainer.errors import TrainerError
 
     dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
-    overrides = _parse_hyperparameters(hyperparameters)
+    overrides = parse_hyperparameters(hyperparameters)
 
     def configure() -> TrainConfig:
         try:
@@ -76,8 +82,11 @@ def train_model(
 
     # Before anything is downloaded: a misspelt setting should not have to wait for it. Which settings there are is
     # known once the model is, though, and that may be the checkpoint's.
-    from_checkpoint = bool(checkpoint.strip()) and model == AUTO
-    config = None if from_checkpoint else configure()
+    config = None
+    if checkpoint.strip() and model == AUTO:
+        check_settings(model, epochs, batch_size, hyperparameters, checkpoint)
+    else:
+        config = configure()
     check_prepared(dataset_dir)
     published = model.removeprefix(PREFIX)
     if model != published and has_scheme(published):
@@ -97,18 +106,6 @@ def train_model(
         return train(config).summary
     except TrainerError as error:
         raise refusal(error) from None
-
-
-def _parse_hyperparameters(text: str) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StepError(f"--hyperparameters is not readable YAML: {' '.join(str(error).split())}") from None
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise StepError(f"--hyperparameters is {text.strip()[:60]!r}: write one 'name: value' a line")
-    return {str(name): value for name, value in settings.items()}
 
 
 def _bring_model(address: str, config: StorageConfig, output_dir: Path) -> Path:

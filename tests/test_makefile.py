@@ -71,4 +71,4 @@ def test_a_value_arrives_as_it_is(make, value: str, by_environment: bool) -> Non
 
 def test_what_is_not_given_is_left_to_the_program(make) -> None:
     found = make()
-    assert (found["dump"], found["model"], found["epochs"], found["param"]) == (None, "", "", [])
+    assert (found["dump"], found["model"], found["epochs"], found["param"]) == ("", "", "", [])
