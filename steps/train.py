@@ -1,7 +1,8 @@
 """Train a detector on the prepared data."""
 
+import hashlib
 import logging
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from steps.common.errors import StepError
@@ -114,7 +115,9 @@ def _bring_model(address: str, config: StorageConfig, output_dir: Path) -> Path:
     objects = {remote.key.removeprefix(key).lstrip("/"): remote for remote in storage.list(key)}
     if "config.json" not in objects:
         raise StepError(f"--model {PREFIX}{address} has no config.json: give the folder that save_pretrained wrote")
-    folder = output_dir / _START / "model"
+    # By its address, since the model's name is what tells a run of another model.
+    digest = hashlib.sha256(f"{storage.url}/{key}".encode()).hexdigest()
+    folder = output_dir / _START / f"{PurePosixPath(key).name or 'model'}-{digest[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     # A run's folder may hold more, below or beside; what a model is read from lies directly in it.
     wanted = [(remote, folder / name) for name, remote in objects.items() if "/" not in name]
