@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from steps.common.errors import StepError
+from steps.common.errors import StepError, TemporaryError
 from steps.common.lock import only_writer
 from steps.common.progress import progress
 from steps.cvat.address import Place
@@ -56,8 +56,8 @@ from steps.options import (
     choice,
 )
 from steps.storage.config import StorageConfig
+from steps.storage.objects import RemoteObject
 from steps.storage.store import Storage
-from steps.storage.transfer import RemoteObject
 from trainer.models.choice import AUTO
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ def _download(storage: Storage, wanted: Sequence[tuple[RemoteObject, Path]], dat
     with Journal(dataset_dir) as journal:
         missing = [(remote, path) for remote, path in wanted if not journal.holds(path, remote.version)]
         refuse_full_disk(sum(remote.size for remote, _ in missing), dataset_dir)
-        storage.download(missing, scratch, lambda remote, path: journal.add(path, remote.version))
+        storage.download(missing, scratch, lambda remote, path, sum_: journal.add(path, remote.version, sum_))
     return len(wanted) - len(missing)
 
 
@@ -210,6 +210,8 @@ def _copy(folder: Path, dataset_dir: Path) -> Fetched:
             for path, target in missing:
                 version = version_of(path)
                 shutil.copyfile(path, unfinished)
+                if version_of(path) != version:
+                    raise TemporaryError(f"{path} changed while it was copied: run the step again")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 unfinished.replace(target)
                 journal.add(target, version)

@@ -14,8 +14,8 @@ from steps.dataset.layout import LOST_AND_FOUND
 from steps.dump.target import STATE_DIR
 from steps.storage.address import candidate_keys, has_scheme
 from steps.storage.config import StorageConfig
+from steps.storage.objects import RemoteObject
 from steps.storage.store import Storage, open_storage
-from steps.storage.transfer import RemoteObject
 
 
 @dataclass(frozen=True)
