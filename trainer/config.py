@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from trainer.errors import TrainerError
-from trainer.models.choice import AUTO, FALLBACK, ModelChoice, Published, Surroundings, choose_model
+from trainer.models.choice import AUTO, FALLBACK, NANO, ModelChoice, Published, Surroundings, choose_model
 from trainer.models.registry import family_of, model_info
 
 _log = logging.getLogger("trainer")
@@ -184,6 +184,13 @@ def _is_none(pretrained: Any) -> bool:
 
 NOT_FOR_USERS = ("dataset_dir", "output_dir", "images_root", "model_reason")
 """Fields that are no hyperparameters: the steps give them, or the program does."""
+MAY_CHANGE = (
+    *NOT_FOR_USERS,
+    *("epochs", "patience", "eval_every", "checkpoint_every", "log_seconds"),
+    *("device", "workers", "precision", "accumulate"),
+)
+"""Fields that a run may be resumed with other values of: how long it lasts and where it is computed, not what is
+learned."""
 _CLASSES: dict[str, type[TrainConfig]] = {}
 
 
@@ -278,6 +285,9 @@ def _choice_of_run(given: Mapping[str, Any]) -> ModelChoice:
 def _choose(given: Mapping[str, Any]) -> ModelChoice:
     if given.get("pretrained", "published") != "published":
         return ModelChoice(FALLBACK, f"pretrained is {given['pretrained']}, which published models do not start from")
+    own = given.keys() - config_class(NANO.model).model_fields.keys()
+    if own and own <= config_class(FALLBACK).model_fields.keys():
+        return ModelChoice(FALLBACK, f"published models have no {' and no '.join(sorted(own))}")
     return choose_model(_surroundings(given), _obtain)
 
 
@@ -306,17 +316,17 @@ def _model_of_checkpoint(given: Mapping[str, Any]) -> ModelChoice | None:
     from trainer import checkpoint
 
     start = given.get("pretrained")
-    last = Path(given.get("output_dir") or "") / "checkpoints" / "last.pth"
-    resumed = "output_dir" in given and last.is_file()
-    file = last if resumed else None if _is_none(start) else checkpoint.find_checkpoint(str(start))
-    content = {} if file is None else checkpoint.read(file)
+    last = checkpoint.read_last(Path(given["output_dir"])) if "output_dir" in given else None
+    file = None if last or _is_none(start) else checkpoint.find_checkpoint(str(start))
+    content = last or ({} if file is None else checkpoint.read(file))
     described = checkpoint.model_in(content)
     if described is None:
         return None
     before = content.get("config", {})
-    if resumed and before.get("model_reason"):
+    if last and before.get("model_reason"):
         return ModelChoice(before["model"], before["model_reason"])
-    return ModelChoice(described[1]["model"], f"the run that wrote {file} trained it")
+    wrote = file or checkpoint.last_path(Path(given["output_dir"]))
+    return ModelChoice(described[1]["model"], f"the run that wrote {wrote} trained it")
 
 
 def _surroundings(given: Mapping[str, Any]) -> Surroundings:

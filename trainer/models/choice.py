@@ -62,6 +62,9 @@ MEDIUM = Published(
     "D-FINE-M, AP .550 on COCO and .606 fine-tuned on RF100-VL",
 )
 
+CANDIDATES = (FALLBACK, NANO.model, SMALL.model, MEDIUM.model)
+"""Every model that `auto` can be."""
+
 _QUERIES = 300
 """Of a D-FINE."""
 _SMALL_IMAGE = 160

@@ -52,8 +52,6 @@ class Family:
     """Those of them about which more is known."""
     max_objects: str | None = None
     """The setting that limits how many objects can be found in an image, if one does."""
-    may_change: frozenset[str] = frozenset()
-    """Settings that may be changed when a run is resumed, as they decide about no weight."""
 
     def info(self, model: str) -> ModelInfo | None:
         """What is known about a model; None for a model that is not of this family."""

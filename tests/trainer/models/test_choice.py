@@ -148,7 +148,7 @@ def test_processes_that_see_different_things_take_the_same(
     assert first == second
 
 
-def test_who_names_weights_or_a_model_is_not_asked_about_a_hub(
+def test_who_names_weights_a_setting_of_ours_or_a_model_is_not_asked_about_a_hub(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def obtain(_: str) -> str:
@@ -156,6 +156,7 @@ def test_who_names_weights_or_a_model_is_not_asked_about_a_hub(
 
     monkeypatch.setattr(source, "obtain", obtain)
     assert configure(photographs, tmp_path / "run", pretrained="none").model == "ddq_lite0"
+    assert configure(photographs, tmp_path / "own", denoising_queries=50).model == "ddq_lite0"
     assert configure(photographs, tmp_path / "other", model="detr_resnet50").model == "detr_resnet50"
     assert not (tmp_path / "other").exists()
 
@@ -169,7 +170,7 @@ def test_a_run_keeps_the_model_that_was_chosen_for_it(dataset_dir: Path, tmp_pat
     config = configure(dataset_dir, tmp_path / "run", **SMALL)
     assert config.model == "ddq_lite0"
     summary = train(config).summary
-    reason = "half of the images have a shorter side of 64 px or less, little for detectors made for 640 px"
+    reason = "published models have no denoising_queries and no dim and no feedforward and no num_queries"
     assert summary["recipe"][0] == {"field": "model", "value": "ddq_lite0", "reason": reason}
 
     # As if it had been chosen on another machine, for other reasons.
