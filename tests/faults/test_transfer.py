@@ -198,7 +198,7 @@ def test_one_flipped_bit(case: Case, record: Record, what: str) -> None:
     ("fault", "times"),
     [
         pytest.param("reset", 3, marks=slow),
-        ("cut", 3),
+        pytest.param("cut", 3, marks=slow),
         ("silent", 3),
         pytest.param("slow", 3, marks=slow),
         pytest.param("ExpiredToken", 1000, marks=slow),
