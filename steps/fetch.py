@@ -11,6 +11,7 @@ import typer
 from rich.filesize import decimal
 
 from steps.common.errors import StepError, TemporaryError
+from steps.common.lock import only_writer
 from steps.common.progress import progress
 from steps.cvat.address import Place
 from steps.cvat.export import STATES, export, frame_numbers, parts, write_ids
@@ -29,6 +30,7 @@ from steps.dump.source import (
 )
 from steps.dump.target import (
     ARCHIVE,
+    LOCK,
     empty_scratch,
     listed,
     note_source,
@@ -112,7 +114,7 @@ def fetch_dump(
     if isinstance(source, LocalFolder) and source.path.resolve() == dataset_dir.resolve():
         log.info("the dump is already in %s", dataset_dir)
         return dataset_dir
-    with nothing_in_the_way(dataset_dir):
+    with only_writer(dataset_dir, "fetch", LOCK), nothing_in_the_way(dataset_dir):
         fetched = _bring(source, dataset_dir, state)
         note_source(str(source), dataset_dir)
     log.info(
