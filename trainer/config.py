@@ -284,7 +284,9 @@ def _choice_of_run(given: Mapping[str, Any]) -> ModelChoice:
 
 def _choose(given: Mapping[str, Any]) -> ModelChoice:
     if given.get("pretrained", "published") != "published":
-        return ModelChoice(FALLBACK, f"pretrained is {given['pretrained'] or 'none'}, which published models do not start from")
+        return ModelChoice(
+            FALLBACK, f"pretrained is {given['pretrained'] or 'none'}, which published models do not start from"
+        )
     own = given.keys() - config_class(NANO.model).model_fields.keys()
     if own and own <= config_class(FALLBACK).model_fields.keys():
         return ModelChoice(FALLBACK, f"published models have no {' and no '.join(sorted(own))}")

@@ -34,8 +34,8 @@ _INFO = ModelInfo(
     {"coco": 1_500, "imagenet": 20_000, "checkpoint": 1_500, "none": 40_000},
 )
 
-# Reckoned and not tried, for want of the weights: the rates from the authors' for COCO by the root of the batch, the size
-# from .27 CPU seconds of training an image, so that 300 images end in a quarter of an hour on two cores.
+# Reckoned and not tried, for want of the weights: the rates from the authors' for COCO by the root of the batch, the
+# size from .27 CPU seconds of training an image, so that 300 images end in a quarter of an hour on two cores.
 _NANO_INFO = ModelInfo(
     {
         **_INFO.defaults,
