@@ -33,13 +33,14 @@ TITLE = "COCO 1.0"
 _INSTANCES, _KEYPOINTS = "instances_", "person_keypoints_"
 _IDS = "an id is a whole number of up to 15 digits"
 _INFO = {"contributor", "date_created", "description", "url", "version", "year"}
-OURS = re.compile(rb'^\s*\{"info":\{"made_by":"' + MADE_BY.encode() + b'"')
+OURS = re.compile(rb'"made_by":"' + MADE_BY.encode() + rb'"|"split_digest":"')
+"""Either tells a file that the prepare step wrote: one damaged bit must not turn it into a dump."""
 
 
 def recognise(root: Path) -> list[Path]:
     """Give the annotation files that are the dump's and not ours; keypoints where there are no instances."""
     named = files_below(root, lambda name: name.startswith((_INSTANCES, _KEYPOINTS)) and name.endswith(".json"))
-    found = [path for path in named if not _is_ours(path)]
+    found = [path for path in named if not is_ours(path)]
     if instances := [path for path in found if path.name.startswith(_INSTANCES)]:
         found = instances
     # Moved aside by an earlier run, and fetched again since: the one that came last.
@@ -47,9 +48,10 @@ def recognise(root: Path) -> list[Path]:
     return [path for path in found if path not in stale]
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Tell whether the prepare step wrote a file."""
     with path.open("rb") as file:
-        return OURS.match(file.read(200)) is not None
+        return OURS.search(file.read(200)) is not None
 
 
 def read(root: Path, dataset: Dataset) -> None:
@@ -99,9 +101,7 @@ class _File:
         for index, entry in enumerate(entries):
             number, name = self._id(entry.get("id")), entry.get("name")
             if number is None or isinstance(name, bool) or not isinstance(name, str | int) or str(name) == "":
-                raise StepError(
-                    f"{self.path}: categories[{index}] needs an 'id' and a 'name': an id is a whole number of up to 15 digits"
-                )
+                raise StepError(f"{self.path}: categories[{index}] needs an 'id' and a 'name': {_IDS}")
             if not isinstance(name, str):
                 self.findings.note("repaired", "category named by a number", str(name))
                 name = str(name)
@@ -127,9 +127,7 @@ class _File:
             if type(number) is not int or abs(number) > LARGEST:
                 number = self._id(number)
             if number is None or not isinstance(name, str):
-                raise StepError(
-                    f"{self.path}: images[{index}] needs an 'id' and a 'file_name': an id is a whole number of up to 15 digits"
-                )
+                raise StepError(f"{self.path}: images[{index}] needs an 'id' and a 'file_name': {_IDS}")
             if number in found:
                 if names[found[number]] != name:
                     raise StepError(

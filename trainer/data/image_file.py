@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -36,17 +37,26 @@ MOST_SCANNED = 3_000_000_000
 class ImageError(TrainerError):
     """A file that is no image to work with."""
 
-    def __init__(self, file: str | Path, reason: str, *, too_large: bool = False) -> None:
-        super().__init__(f"image {file} cannot be read ({reason}); remove or replace it")
+    def __init__(self, message: str, reason: str = "", too_large: bool = False) -> None:
+        # From a worker's process torch brings the message alone.
+        super().__init__(message)
         self.reason = reason
         """In words, without the file."""
         self.too_large = too_large
         """Whether it has more than `MOST_PIXELS`."""
 
 
+def _refusal(file: str | Path | bytes, reason: str, *, too_large: bool = False) -> ImageError:
+    name = f"of {len(file)} bytes" if isinstance(file, bytes) else file
+    return ImageError(f"image {name} cannot be read ({reason}); remove or replace it", reason, too_large)
+
+
 @contextmanager
-def open_image(file: str | Path) -> Iterator[Image.Image]:
+def open_image(file: str | Path | bytes) -> Iterator[Image.Image]:
     """Opens an image, not decoded yet; what is raised inside the `with` counts as the file's fault too.
+
+    Args:
+        file: its path, or what it holds.
 
     Raises:
         ImageError: the file cannot be opened, is of none of `FORMATS`, is damaged, or passes one of the limits here.
@@ -58,29 +68,31 @@ def open_image(file: str | Path) -> Iterator[Image.Image]:
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(file, f"its header says more than {MOST_PIXELS:,} pixels", too_large=True) from None
+        raise _refusal(file, f"its header says more than {MOST_PIXELS:,} pixels", too_large=True) from None
     except UnidentifiedImageError:
-        raise ImageError(file, f"it is none of {', '.join(FORMATS)}") from None
+        raise _refusal(file, f"it is none of {', '.join(FORMATS)}") from None
     except MemoryError:
-        raise ImageError(file, "it takes more memory than there is") from None
+        raise _refusal(file, "it takes more memory than there is") from None
     # Decoders raise what they please on broken files, IndexError and struct.error among others.
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ImageError(file, " ".join(reason.split()) or type(error).__name__) from None
+        raise _refusal(file, " ".join(reason.split()) or type(error).__name__) from None
 
 
-def _check(image: Image.Image, file: str | Path) -> None:
+def _check(image: Image.Image, file: str | Path | bytes) -> None:
     pixels = image.width * image.height
     if pixels > MOST_PIXELS:
-        raise ImageError(file, f"its header says {image.width} x {image.height} pixels", too_large=True)
+        raise _refusal(file, f"its header says {image.width} x {image.height} pixels", too_large=True)
     if len(image.info.get("exif") or b"") > MOST_EXIF:
-        raise ImageError(file, f"it has more than {MOST_EXIF:,} bytes of EXIF data")
+        raise _refusal(file, f"it has more than {MOST_EXIF:,} bytes of EXIF data")
     if image.format in ("JPEG", "MPO") and pixels * _scans(file) > MOST_SCANNED:
-        raise ImageError(file, "its picture is written in far too many scans")
+        raise _refusal(file, "its picture is written in far too many scans")
 
 
-def _scans(file: str | Path) -> int:
+def _scans(file: str | Path | bytes) -> int:
     """How often the marker of a scan (ITU-T T.81, B.1.1.3: SOS) occurs, in thumbnails too."""
+    if isinstance(file, bytes):
+        return file.count(b"\xff\xda")
     count, at = 0, -1
     with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         while (at := content.find(b"\xff\xda", at + 1)) >= 0:
@@ -91,10 +103,11 @@ def _scans(file: str | Path) -> int:
 class _Metered(io.BufferedReader):
     """A file that ends with an error where it is read too often, or too much of it."""
 
-    def __init__(self, file: str | Path) -> None:
-        raw = io.FileIO(file)
+    def __init__(self, file: str | Path | bytes) -> None:
+        # BufferedReader takes what has a raw file's methods, as BytesIO has.
+        raw: Any = io.BytesIO(file) if isinstance(file, bytes) else io.FileIO(file)
         super().__init__(raw)
-        size = os.fstat(raw.fileno()).st_size
+        size = len(file) if isinstance(file, bytes) else os.fstat(raw.fileno()).st_size
         self._reads = MOST_READS + size // 64
         self._bytes = MOST_READ_AGAIN * size + (1 << 20)
 
