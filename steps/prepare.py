@@ -19,7 +19,7 @@ from steps.dataset.findings import Findings
 from steps.dataset.layout import PREPARED, REPORT
 from steps.dataset.model import CROWDS, FRAME_ORDERS, Dataset
 from steps.dump.target import LOCK, dump_name
-from steps.formats import TAGS, check_tag, detect
+from steps.formats import TAGS, check_tag, read_dump
 from steps.formats.coco import is_ours
 from steps.options import DatasetDir, Seed, choice
 from steps.preparation.clean import Clean, clean
@@ -124,8 +124,7 @@ def _prepare(
     _remove_earlier(dataset_dir)
     refuse_ways_out(dataset_dir)
     there = image_files(dataset_dir)
-    reader = detect(dataset_dir, dump_format)
-    reader.read(dataset_dir, dataset)
+    reader = read_dump(dataset, dump_format)
     if not dataset.names:
         raise StepError(f"{dataset} lists no images: dump a task that has some")
     _check_exclude(dataset)

@@ -33,8 +33,9 @@ LONGEST_NAME = 255
 LONGEST_PATH = 2048
 DEEPEST = 64
 """Folders below each other."""
-MOST_LISTED = 10_000_000
-"""Objects that a bucket may list below one prefix: a listing that always says that there is more has no end."""
+MOST_PAGES, MOST_EMPTY_PAGES = 10_000, 100
+"""Pages of a bucket's listing, of a thousand objects each, and those that may hold nothing: a server that always says
+that there is more would be asked for ever."""
 
 # Documents
 

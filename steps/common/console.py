@@ -1,14 +1,16 @@
 """Command lines: how they look, and how they end. User errors are one line, defects keep their traceback."""
 
 import errno
+import logging
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from steps.common.errors import EXIT_USER_ERROR
+from steps.common.messages import presentable
 
 DISTRIBUTION = "cvat-detr"
 DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS}
@@ -94,9 +96,27 @@ def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
     return status if isinstance(status, int) else 0
 
 
+class OneDoor(logging.Formatter):
+    """What is logged, as `presentable` has it; a line of the log is one of ours, whatever names are in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                " ".join(each.splitlines()) if isinstance(each, str) and "\n" in each else each for each in record.args
+            )
+        return presentable(super().format(record))
+
+
+def log_to(stream: TextIO) -> None:
+    """Send what the program logs to a stream, through the one door."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(OneDoor("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
 def fail(message: str, status: int = EXIT_USER_ERROR) -> int:
     """Print a user error; give the exit status for it."""
-    print(f"error: {message}", file=sys.stderr)
+    print(presentable(f"error: {message}"), file=sys.stderr)
     return status
 
 
