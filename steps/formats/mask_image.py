@@ -29,11 +29,13 @@ def open_mask(path: Path) -> Iterator[Image.Image]:
     """
     try:
         with open_image(path) as image:
-            if image.width * image.height > MOST_MASK_PIXELS:
-                raise StepError(f"{path} has more than {MOST_MASK_PIXELS:,} pixels, too many for a mask: {_OTHERWISE}")
-            image.load()
+            fits = image.width * image.height <= MOST_MASK_PIXELS
+            if fits:
+                image.load()
     except ImageError as error:
         raise StepError(f"{path} is not readable as a mask ({error.reason}): dump the task again") from None
+    if not fits:
+        raise StepError(f"{path} has more than {MOST_MASK_PIXELS:,} pixels, too many for a mask: {_OTHERWISE}")
     yield image
 
 

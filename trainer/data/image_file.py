@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,9 @@ MOST_EXIF = 100_000
 """Bytes of EXIF data, whose tags may do the same; a JPEG holds 65,533."""
 MOST_SCANNED = 3_000_000_000
 """Pixels times scans of a JPEG: each scan of a progressive one, empty or not, passes over the whole picture."""
+
+# Images of up to twice as many pixels are read, and the prepare step says which are large.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageError(TrainerError):
