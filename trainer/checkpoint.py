@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +147,9 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if isinstance(error, pickle.UnpicklingError):
+        # torch's own words advise to load it all the same.
+        return "it holds something other than tensors and plain containers"
     reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | TypeError) else str(error)
     return next((line.strip() for line in reason.splitlines() if line.strip()), type(error).__name__)[:300]
 

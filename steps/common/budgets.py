@@ -41,8 +41,6 @@ that there is more would be asked for ever."""
 
 DEEPEST_ELEMENTS = 32
 """Elements of XML, or of YAML, inside each other: no format of CVAT's nests deeper than 8."""
-MOST_ELEMENTS = 1_000_000
-"""Elements of XML inside one image or track, which is in memory as a whole."""
 LARGEST_CONFIG = 1 << 20
 """Bytes of `data.yaml`; a thousand classes take 20 kB."""
 LARGEST_MAP = 1 << 20

@@ -26,7 +26,7 @@ _SECRET = re.compile(
     | \b(?:AKIA|ASIA)[A-Z0-9]{12,}
     | (?P<bearer>\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}
     | (?P<field>\b(?:x-amz-(?:signature|credential|security-token)|signature|awsaccesskeyid|password|authorization
-        |(?:\w+[_-])?(?:secret|token)|(?:secret|access)[_-]?(?:access[_-]?)?key(?:[_-]?id)?)
+        |(?:\w+[_-])?(?:secret|token|(?:secret|access)[_-]?(?:access[_-]?)?key(?:[_-]?id)?))
         (?:['"]?\s*[=>]\s*['"]?|['"]\s*:\s*['"]|\s*:\s*(?=\S*\d)))
       (?!bearer|basic)[^\s'"&<>,;]{8,}
     """

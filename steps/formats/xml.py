@@ -12,7 +12,7 @@ from xml.sax.handler import ContentHandler
 from defusedxml import DefusedXmlException
 from defusedxml.expatreader import create_parser
 
-from steps.common.budgets import DEEPEST_ELEMENTS, MOST_ELEMENTS
+from steps.common.budgets import DEEPEST_ELEMENTS
 from steps.common.errors import StepError
 from steps.formats import text
 
@@ -150,7 +150,6 @@ class _Builder(ContentHandler):
         self._inside = False
         self.begun = 0
         """Elements that have begun."""
-        self._last = 0
 
     def taken(self) -> list[Node]:
         done, self._done = self._done, []
@@ -164,13 +163,8 @@ class _Builder(ContentHandler):
                 raise StepError(f"{self._path} begins with <{name}>, expected <{self._root}>: dump the task again")
             self._inside = True
             return
-        if not self._open:
-            self._last = self.begun
         if len(self._open) >= DEEPEST_ELEMENTS:
             raise StepError(f"{self._path}, line {line}: elements are nested too deeply: dump the task again")
-        if self.begun - self._last > MOST_ELEMENTS:
-            what = f"<{self._open[0].tag}> holds more than {MOST_ELEMENTS:,} elements"
-            raise StepError(f"{self._path}, line {line}: {what}: dump the task again")
         self._open.append(Node(name, dict(attrs), self._path, line))  # type: ignore[call-overload]
         self._texts.append([])
 

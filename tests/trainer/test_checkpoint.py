@@ -3,14 +3,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import re
 import resource
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tests.trainer.building import build_model
 from trainer import checkpoint
 from trainer.errors import TrainerError
+from trainer.evaluation.detector import load
 
 
 def test_what_is_saved_is_read_and_nothing_else_lies_around(tmp_path: Path):
@@ -98,3 +104,60 @@ def test_a_missing_or_damaged_file_is_named_in_one_line(tmp_path: Path, content:
     with pytest.raises(TrainerError, match=r"bad\.pth cannot be read") as caught:
         checkpoint.read(tmp_path / "bad.pth")
     assert "\n" not in str(caught.value)
+
+
+def sound() -> dict[str, Any]:
+    model = build_model("detr_tiny", 2)
+    return {
+        "model": model.state_dict(),
+        "family": "detr",
+        "model_name": "detr_tiny",
+        "spec": dict(model.spec),
+        "class_names": ["bolt", "nut"],
+        "category_ids": [4, 17],
+        "image_size": 64,
+        "max_size": 64,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["spec"].update(enc_layers=100_000), "enc_layers is 100000"),
+        (lambda c: c["spec"].update(num_queries=10**12), "num_queries is 1000000000000"),
+        (lambda c: c["spec"].update(dropout=float("nan")), "dropout is nan"),
+        (lambda c: c["spec"].pop("num_classes"), "num_classes"),
+        (lambda c: c.update(spec=[1, 2]), "spec: Input should be a valid dictionary"),
+        (lambda c: c.update(family=None), "family: Input should be a valid string"),
+        (lambda c: c.pop("family"), "family"),
+        (lambda c: c.update(class_names="ab"), "class_names: Input should be a valid list"),
+        (lambda c: c.update(category_ids=[1, 2**70]), "category_ids.1: "),
+        (lambda c: c.update(category_ids=[1]), "different lengths"),
+        (lambda c: c.update(image_size=10**9), "image_size: Input should be less than"),
+        (lambda c: c["model"].update({"class_embed.bias": [1.0]}), "model.class_embed.bias"),
+        (lambda c: c["model"].update({"class_embed.bias": torch.zeros(9)}), "does not fit together"),
+    ],
+)
+def test_fields_that_are_not_what_they_should_be(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], words: str
+):
+    content = sound()
+    change(content)
+    checkpoint.save(tmp_path / "odd.pth", content)
+    with pytest.raises(TrainerError, match=re.escape(words)) as caught:
+        load(tmp_path / "odd.pth", "cpu")
+    assert str(tmp_path / "odd.pth") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_packed_records_are_refused(tmp_path: Path):
+    checkpoint.save(tmp_path / "plain.pth", sound())
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for member in plain.infolist():
+            packed.writestr(member.filename, plain.read(member))
+    assert load(tmp_path / "plain.pth", "cpu").class_names == ["bolt", "nut"]
+    with pytest.raises(TrainerError, match="packed, which torch never writes"):
+        load(tmp_path / "packed.pth", "cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import zipfile
 from collections.abc import Callable
@@ -218,3 +219,99 @@ def test_damaged_member(no_aws: None, tmp_path: Path, dataset_dir: Path) -> None
     with refused(archive, "is not a readable zip archive", "images/1.jpg"):
         fetch_dump(str(archive), dataset_dir)
     assert tree(dataset_dir) == {}
+
+
+def test_no_files(no_aws: None, tmp_path: Path, dataset_dir: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "dump.zip", "w") as zipped:
+        zipped.mkdir("images") if hasattr(zipped, "mkdir") else None
+    with refused(tmp_path / "dump.zip", "holds no files"):
+        fetch_dump(str(tmp_path / "dump.zip"), dataset_dir)
+
+
+@pytest.mark.parametrize("hidden", range(3))
+def test_directory_that_lists_less_than_there_is(no_aws: None, tmp_path: Path, dataset_dir: Path, hidden: int) -> None:
+    archive = tmp_path / "dump.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for name in "abc":
+            zipped.writestr(f"{name}.jpg", name * 100)
+        del zipped.filelist[hidden]
+        zipped._didModify = True
+    with refused(archive, "holds more files than its directory lists"):
+        fetch_dump(str(archive), dataset_dir)
+    assert tree(dataset_dir) == {}
+
+
+def test_descriptors_and_what_comes_before_are_no_files(no_aws: None, tmp_path: Path, dataset_dir: Path) -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as zipped:  # A stream: sizes come behind the bytes.
+        for name in "abc":
+            zipped.writestr(f"{name}.jpg", name * 100)
+    (tmp_path / "dump.zip").write_bytes(b"#!/bin/sh\n" * 20 + pipe.getvalue())
+    fetch_dump(str(tmp_path / "dump.zip"), dataset_dir)
+    assert tree(dataset_dir) == {f"{name}.jpg": name.encode() * 100 for name in "abc"}
+
+
+def broken(archive: Path, kind: int, change: Callable[[bytearray], object]) -> Path:
+    with zipfile.ZipFile(archive, "w", kind) as zipped:
+        zipped.writestr("images/1.jpg", bytes(range(256)) * 40)
+    content = bytearray(archive.read_bytes())
+    change(content)
+    archive.write_bytes(content)
+    return archive
+
+
+def patched(offset: int, value: bytes) -> Callable[[bytearray], None]:
+    """Put bytes at an offset in the directory's entry (APPNOTE.TXT 4.3.12)."""
+
+    def change(content: bytearray) -> None:
+        start = content.index(b"PK\1\2") + offset
+        content[start : start + len(value)] = value
+
+    return change
+
+
+def in_data(content: bytearray) -> None:
+    middle = content.index(b"PK\1\2") // 2
+    content[middle : middle + 30] = b"\xff" * 30
+
+
+def no_utf_8(content: bytearray) -> None:
+    patched(8, b"\0\x08")(content)  # The flag that says that the name is.
+    patched(46, b"\xff\xfe")(content)
+
+
+def no_directory(content: bytearray) -> None:
+    content[-10:-6] = b"\xff\xff\xff\x7f"  # Its size.
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (zipfile.ZIP_BZIP2, in_data),
+        (zipfile.ZIP_LZMA, in_data),
+        (zipfile.ZIP_DEFLATED, in_data),
+        (zipfile.ZIP_STORED, patched(42, b"\xff\xff\xff\x7f")),  # Where the member starts.
+        (zipfile.ZIP_STORED, patched(10, b"\x63\0")),  # A method that nobody has.
+        (zipfile.ZIP_STORED, no_directory),
+        (zipfile.ZIP_STORED, no_utf_8),
+    ],
+)
+def test_damage_of_every_kind_is_a_line(
+    no_aws: None, tmp_path: Path, dataset_dir: Path, kind: int, change: Callable[[bytearray], object]
+) -> None:
+    archive = broken(tmp_path / "dump.zip", kind, change)
+    with refused(archive):
+        fetch_dump(str(archive), dataset_dir)
+    assert tree(dataset_dir) == {}
+
+
+def test_many_files_of_nothing(no_aws: None, tmp_path: Path, dataset_dir: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "dump.zip", "w") as zipped:
+        for number in range(10_001):
+            zipped.writestr(f"{number}.jpg", b"")
+    with refused("dump.zip", "holds 10001 files of 0 bytes in all"):
+        fetch_dump(str(tmp_path / "dump.zip"), dataset_dir)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -328,6 +330,97 @@ class TestDocuments:
         length = struct.pack("<Q", 2**62)
         write(root / "default.tfrecord", length + struct.pack("<I", masked(length)) + b"x" * 100)
         refuse(root, outside, "default.tfrecord", "cut off")
+
+
+class TestValues:
+    """What does not fit into a number, a name or a file system."""
+
+    @pytest.mark.parametrize("number", [2**53, 2**63, -(2**64), 10**30, 1e300, math.inf, math.nan, "1_0", "\u0661"])
+    @pytest.mark.parametrize("kind", ["categories", "images"])
+    def test_ids(self, root: Path, outside: Path, kind: str, number: Any) -> None:
+        edit(root, lambda document: document[kind][0].update(id=number))
+        refuse(root, outside, "instances_default.json", f"{kind}[0] needs an 'id'", "15 digits")
+
+    @pytest.mark.parametrize("size", [10**30, 1e300, 2**63, float("inf"), "1_000", "\uff11\uff10", 10**400])
+    def test_sizes_are_the_file_s_own(self, root: Path, size: Any) -> None:
+        edit(root, lambda document: [image.update(width=size, height=size) for image in document["images"]])
+        assert prepare_data(root)["boxes"] == {"train": 4, "val": 2}
+
+    @pytest.mark.parametrize("value", ["1_0", "\u0661\u0660", "9" * 5000, "0x10", "1e400", "inf", "nan"])
+    def test_coordinates(self, root: Path, outside: Path, value: str) -> None:
+        empty(root)
+        write(root / "obj.names", "bolt\n")
+        write(root / "train.txt", "images/0000.png\n")
+        write(root / "images" / "0000.txt", f"0 0.5 0.5 0.1 {value}\n")
+        for number in range(1, 4):
+            (root / "images" / f"000{number}.png").unlink()
+        what = "has no boxes" if value in ("1e400", "inf", "nan") else "0000.txt, line 1: a coordinate is"
+        refuse(root, outside, what)
+
+    @pytest.mark.parametrize("rotation", ["inf", "-inf", "nan", "1e300", "1e400"])
+    def test_rotations(self, root: Path, outside: Path, rotation: str) -> None:
+        empty(root)
+        box = f"<box label='bolt' xtl='1' ytl='1' xbr='9' ybr='9' occluded='0' rotation='{rotation}'/>"
+        image = f"<image id='0' name='0000.png' width='64' height='64'>{box}</image>"
+        write(root / "annotations.xml", f"<annotations><version>1.1</version>{image}</annotations>")
+        if rotation == "1e300":
+            assert prepare_data(root, max_lost=100)["boxes"] == {"train": 1, "val": 1}
+        else:
+            _watched[:] = [os.path.realpath(outside)]
+            with refused("has no boxes"):
+                prepare_data(root, max_lost=100)
+
+    def test_map_entry_without_a_key(self, root: Path, outside: Path) -> None:
+        empty(root)
+        write(root / "label_map.pbtxt", "item { id: 1 name: 'bolt' }")
+        example = b"\n\4\n\2\x12\0"  # features { feature { value {} } }
+        length = struct.pack("<Q", len(example))
+        framed = length + struct.pack("<I", masked(length)) + example + struct.pack("<I", masked(example))
+        write(root / "default.tfrecord", framed)
+        refuse(root, outside, "default.tfrecord, record 0 is not a tf.train.Example")
+
+    def test_names(self, root: Path) -> None:
+        names = ["a\ud800", "b\x1b[31m\n", "\u202ec"]
+
+        def change(document: dict[str, Any]) -> None:
+            document["categories"] += [
+                {"id": 30 + n, "name": name, "supercategory": name} for n, name in enumerate(names)
+            ]
+
+        edit(root, change)
+        assert {"a\ufffd", "b\ufffd[31m\ufffd", "\u202ec"} <= set(prepare_data(root)["classes"])
+
+    def test_name_without_end(self, root: Path, outside: Path) -> None:
+        edit(root, lambda document: document["categories"][0].update(name="x" * 1_000_000))
+        refuse(root, outside, "a class has a name of 1,000,000 characters", "rename it")
+
+    def test_folders_without_end(self, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(root)
+        for _ in range(2_000):
+            os.mkdir("deep")
+            os.chdir("deep")
+        monkeypatch.chdir(root)
+        refuse(root, outside, str(root), "lies too deep: move it up")
+        # pytest's own removal of old folders goes down by paths, which end at 4,096 bytes.
+        subprocess.run(["rm", "-rf", str(root / "deep")], check=True)
+
+    @pytest.mark.parametrize("name", ["instances_train.json", "instances_val.json"])
+    def test_folder_in_the_way_of_an_output(self, root: Path, name: str) -> None:
+        (root / "annotations" / name).mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", "steps", "prepare", "--dataset-dir", root], capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        said = f"{root}/annotations/{name} cannot be opened or written (Is a directory): move away what is there"
+        assert done.stderr == f"error: {said}\n"
+
+    def test_whatever_a_reader_raises_is_a_line(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*arguments: object, **names: object) -> None:
+            raise IndexError("list index out of range")
+
+        monkeypatch.setattr("steps.formats.coco._File.read", broken)
+        with refused(root / "annotations" / "instances_default.json", "IndexError: list index out of range"):
+            prepare_data(root)
 
 
 def masked(content: bytes) -> int:

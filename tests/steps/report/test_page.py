@@ -225,6 +225,15 @@ def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     assert evil in page.text
 
 
+def test_names_cannot_turn_the_page_around(tmp_path: Path) -> None:
+    evil = "nut\u202ebolt\u2066"
+    dataset, output = write_run(tmp_path, classes=(evil, "ok"))
+    (dataset / "prepare_report.json").write_text(json.dumps({"classes": {evil: {"train": 3, "val": 3}}}))
+    source = page_of(dataset, output).source
+    assert "nut\ufffdbolt\ufffd" in source
+    assert not set("\u202e\u2066") & set(source)
+
+
 @pytest.mark.parametrize(("most", "shown"), [(0, 0), (1, 1), (7, 7), (50, 12)])
 def test_shows_at_most_so_many_images(tmp_path: Path, most: int, shown: int) -> None:
     page = page_of(*write_run(tmp_path, images=12), max_images=most)

@@ -129,3 +129,11 @@ def test_secrets_do_not_show(mounted: Path) -> None:
     assert "mounted" in repr(config)
     assert "mounted-access" not in repr(config)
     assert "mounted-secret" not in repr(config)
+
+
+@pytest.mark.parametrize("endpoint", ["https://me:secret@minio:9000", "me:secret@minio", "http://secret@minio/x"])
+def test_endpoint_with_a_password_is_refused_and_not_shown(tmp_path: Path, endpoint: str) -> None:
+    with refused("before an '@'", "AWS_SECRET_ACCESS_KEY") as told:
+        StorageConfig.resolve(endpoint=endpoint, config_dir=tmp_path, environ={})
+    assert "me:" not in told.message
+    assert "secret" not in told.message
