@@ -83,4 +83,7 @@ Model = Annotated[
     ),
 ]
 BatchSize = Annotated[int | None, _or_auto("Images per step. auto: what suits the model and the GPU.")]
+Processes = Annotated[
+    int | None, _or_auto("Processes that train together, each on a GPU of its own. auto: one a GPU, one on a CPU.")
+]
 Epochs = Annotated[int | None, _or_auto("Number of epochs. auto: by the number of training images.")]

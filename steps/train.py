@@ -1,6 +1,7 @@
 """Train a detector on the prepared data."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,8 +9,21 @@ import typer
 import yaml
 
 from steps.common.errors import StepError
+from steps.common.files import read_json
 from steps.dump.target import STATE_DIR
-from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Epochs, Model, Namespace, OutputDir, Region, Seed
+from steps.options import (
+    BatchSize,
+    Bucket,
+    DatasetDir,
+    Endpoint,
+    Epochs,
+    Model,
+    Namespace,
+    OutputDir,
+    Processes,
+    Region,
+    Seed,
+)
 from steps.storage.address import candidate_keys, has_scheme
 from steps.storage.config import StorageConfig
 from steps.storage.store import open_storage
@@ -33,6 +47,7 @@ def train_model(
         typer.Option(help="Checkpoint to start from: a key in the bucket, an address or a file. Empty: none."),
     ] = "",
     seed: Seed = 0,
+    processes: Processes = None,
     namespace: Namespace = "",
     bucket: Bucket = "",
     endpoint: Endpoint = "",
@@ -40,7 +55,8 @@ def train_model(
 ) -> dict[str, Any]:
     """Train, and leave `checkpoints/best.pth`, `checkpoints/last.pth`, `log.jsonl` and `train.json` in `output_dir`.
 
-    A run that was cut off resumes from `last.pth` when called with the same arguments.
+    A run that was cut off resumes from `last.pth` when called with the same arguments. Where several `processes` train
+    together, each gets its part of the images, and the batch size is that of one.
 
     Returns:
         The content of `train.json`.
@@ -48,7 +64,9 @@ def train_model(
     Raises:
         StepError: a setting is unknown or out of range, the data is not prepared, the checkpoint is not there,
             or the loss is not finite.
+        SystemExit: with 143 after SIGTERM; with the exit status of the process that failed where there are several.
     """
+    arguments = {name: value for name, value in locals().items() if name != "processes"}
     # Kept out of the module: listing the steps, or fetching in a slim pod, needs no torch.
     from trainer.config import TrainConfig
     from trainer.errors import TrainerError
@@ -70,7 +88,7 @@ def train_model(
         except TrainerError as error:
             raise StepError(str(error)) from None
 
-    # Before anything is downloaded: a misspelt setting should not have to wait for it.
+    # Before anything is downloaded or started: a misspelt setting should not have to wait for it.
     config = configure()
     prepared = dataset_dir / "annotations" / "instances_train.json"
     if not prepared.is_file():
@@ -86,12 +104,28 @@ def train_model(
         # Anew rather than changed: the backbone's rate follows from where the weights come from.
         config = configure()
 
+    from trainer.training.launch import launch, launched, nodes, processes_here
+
+    if not launched() and (nodes() > 1 or processes_here(processes) > 1):
+        # What was brought from the bucket is brought once.
+        arguments |= {"model": model, "checkpoint": overrides.get("pretrained") if checkpoint.strip() else ""}
+        if status := launch("steps", ["train", *_flags(arguments)], processes_here(processes)):
+            raise SystemExit(status)
+        summary: dict[str, Any] = read_json(output_dir / "train.json", "training")
+        return summary
+
     from trainer.training.train import train
 
     try:
         return train(config).summary
     except TrainerError as error:
         raise StepError(str(error)) from None
+
+
+def _flags(arguments: Mapping[str, Any]) -> list[str]:
+    """Give the command line of arguments of a step; None is what it decides by itself."""
+    given = {name.replace("_", "-"): value for name, value in arguments.items() if value is not None}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
 
 def _parse_hyperparameters(text: str) -> dict[str, Any]:
