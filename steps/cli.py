@@ -14,6 +14,7 @@ from steps.evaluate import evaluate_model
 from steps.fetch import fetch_dump
 from steps.hyperparameters import show_hyperparameters
 from steps.prepare import prepare_data
+from steps.promote import promote_model
 from steps.train import train_model
 from steps.upload import upload_artifacts
 
@@ -23,6 +24,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "train": train_model,
     "evaluate": evaluate_model,
     "upload": upload_artifacts,
+    "promote": promote_model,
 }
 
 EXAMPLES = {
@@ -31,6 +33,7 @@ EXAMPLES = {
     "train": "train --dataset-dir data --output-dir run --hyperparameters 'lr: 0.0002'",
     "evaluate": "evaluate --dataset-dir data --output-dir run",
     "upload": "upload --output-dir run --output-path s3://bucket/models/1",
+    "promote": "promote --dataset-dir data --output-dir run --series s3://bucket/models/cells",
 }
 
 app = create_app("python -m steps", "Run one step of the pipeline.")

@@ -13,9 +13,11 @@ from rich.filesize import decimal
 from steps.common.errors import StepError
 from steps.common.progress import progress
 from steps.dump.journal import Fetched, Journal, version_of
+from steps.dump.series import dump_version, note_version, read_last_run
 from steps.dump.source import BucketArchive, BucketFolder, LocalArchive, LocalFolder, Source, files_of, locate
 from steps.dump.target import (
     ARCHIVE,
+    STATE_DIR,
     empty_scratch,
     note_source,
     nothing_in_the_way,
@@ -25,9 +27,9 @@ from steps.dump.target import (
     settle,
 )
 from steps.dump.unpack import unpack, unpacked
-from steps.options import Bucket, DatasetDir, Endpoint, Namespace, Region
+from steps.options import Bucket, DatasetDir, Endpoint, Namespace, Region, Series
 from steps.storage.config import StorageConfig
-from steps.storage.store import Storage
+from steps.storage.store import Storage, open_storage
 from steps.storage.transfer import RemoteObject
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,14 @@ def fetch_dump(
         typer.Option(help="Where the dump is: a key prefix in the bucket, s3://bucket/prefix, a folder or a .zip."),
     ],
     dataset_dir: DatasetDir,
+    series: Series = "",
+    changed_file: Annotated[
+        str,
+        typer.Option(
+            help="With --series: file that says 'false' where the last run of the series was trained on this very"
+            " dump, which is then not fetched, else 'true'. Empty: no."
+        ),
+    ] = "",
     namespace: Namespace = "",
     bucket: Bucket = "",
     endpoint: Endpoint = "",
@@ -67,15 +77,33 @@ def fetch_dump(
     if isinstance(source, LocalFolder) and source.path.resolve() == dataset_dir.resolve():
         log.info("the dump is already in %s", dataset_dir)
         return dataset_dir
+    version = dump_version(source)
+    if series:
+        changed = _changed(source, version, series, config, dataset_dir)
+        if changed_file:
+            Path(changed_file).write_text("true" if changed else "false", encoding="utf-8")
+        if not changed:
+            return dataset_dir
     with nothing_in_the_way(dataset_dir):
         fetched = _bring(source, dataset_dir)
         note_source(str(source), dataset_dir)
+        note_version(version, dataset_dir)
     log.info(
         "%s files (%s) of %s in %s: %s fetched in %.1f s, %s already there",
         fetched.files, decimal(fetched.size), source, dataset_dir, fetched.files - fetched.kept,
         time.monotonic() - started, fetched.kept,
     )  # fmt: skip
     return dataset_dir
+
+
+def _changed(source: Source, version: str, series: str, config: StorageConfig, dataset_dir: Path) -> bool:
+    """Tell whether the dump is another one than that of the last run in a series."""
+    storage, prefix = open_storage(series, config)
+    last = read_last_run(storage, prefix, dataset_dir / STATE_DIR / "series")
+    if last is not None and last.dump_version == version:
+        log.info("nothing to do: %s has not changed since the run %s", source, last.run or "before")
+        return False
+    return True
 
 
 def _bring(source: Source, dataset_dir: Path) -> Fetched:

@@ -73,6 +73,14 @@ Region = Annotated[
     str, typer.Option(help="Region of the bucket.", show_default="Onepanel's, else the AWS environment's")
 ]
 
+Series = Annotated[
+    str,
+    typer.Option(
+        help="Where a series of runs leaves its latest model and what the last run was trained on: a key prefix in the"
+        " bucket, or s3://bucket/prefix."
+    ),
+]
+RunName = Annotated[str, typer.Option(help="Name of the run.", show_default="none")]
 Model = Annotated[
     str,
     typer.Option(
