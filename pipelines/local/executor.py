@@ -20,7 +20,7 @@ from rich.text import Text
 from simpleeval import InvalidExpression, simple_eval
 
 from pipelines.errors import PipelineError
-from pipelines.manifest.reader import Manifest, substitute
+from pipelines.manifest.reader import DagTask, Manifest, substitute
 from pipelines.workflow.contract import STEPS_COMMAND
 
 LINES_SHOWN = 20
@@ -40,6 +40,10 @@ class Task:
     command: Sequence[str]
     environment: Mapping[str, str]
     retries: Mapping[str, Any]
+    outputs: Mapping[str, Path]
+    """Where the step writes each of its output parameters."""
+    when: str
+    """Condition under which it runs; empty for always."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,12 @@ def plan(manifest: Manifest, overrides: Mapping[str, str], runs: Path) -> Run:
     parameters = manifest.parameters(overrides)
     values = {f"workflow.parameters.{key}": value for key, value in parameters.items()}
     values |= {"workflow.name": name, "workflow.namespace": manifest.namespace}
-    tasks = [_task(task, template, values, manifest, folder) for task, template in manifest.tasks()]
+    tasks = [_task(task, values, manifest, folder) for task in manifest.tasks()]
     return Run(name, manifest.namespace, folder, parameters, tasks)
 
 
-def _task(name: str, template: Mapping[str, Any], values: Mapping[str, str], manifest: Manifest, folder: Path) -> Task:
+def _task(task: DagTask, values: Mapping[str, str], manifest: Manifest, folder: Path) -> Task:
+    name, template = task.name, task.template
     container = template["container"]
     args = [substitute(argument, values) for argument in container["args"]]
     if args[:3] != STEPS_COMMAND:
@@ -100,6 +105,11 @@ def _task(name: str, template: Mapping[str, Any], values: Mapping[str, str], man
         [sys.executable, *(_local(argument, folders) for argument in args[1:])],
         environment,
         template.get("retryStrategy") or {},
+        {
+            each["name"]: Path(_local(each["valueFrom"]["path"], folders))
+            for each in template.get("outputs", {}).get("parameters", [])
+        },
+        task.when,
     )
 
 
@@ -124,7 +134,11 @@ def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:
     Raises:
         StepFailedError: a step failed, and its retries too. The message names it, its last lines and its log.
     """
+    outputs: dict[str, str] = {}
     for task in run.tasks:
+        if not _applies(task.when, outputs):
+            console.print(_ended("○", "dim", task.name, "skipped"))
+            continue
         log = run.folder / "logs" / f"{task.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         (run.folder / "tmp" / task.name).mkdir(parents=True, exist_ok=True)
@@ -140,6 +154,11 @@ def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:
             seconds = time.monotonic() - started
             if status == 0:
                 console.print(_ended("✓", "green", task.name, f"{seconds:.1f} s"))
+                outputs |= {
+                    f"tasks.{task.name}.outputs.parameters.{name}": path.read_text(encoding="utf-8")
+                    for name, path in task.outputs.items()
+                    if path.is_file()
+                }
                 break
             console.print(_ended("✗", "red", task.name, f"{seconds:.1f} s, exit status {status}"))
             if attempt == int(task.retries.get("limit", 0)) or not _may_retry(task.retries, status, seconds):
@@ -150,6 +169,17 @@ def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:
 
 def _ended(mark: str, colour: str, name: str, text: str) -> Text:
     return Text.assemble((mark, colour), " ", (name, "bold"), f"  {text}")
+
+
+def _applies(when: str, outputs: Mapping[str, str]) -> bool:
+    """Return whether a task's condition holds, given the output parameters of those before it."""
+    if not when:
+        return True
+    condition = substitute(when, outputs)
+    try:
+        return bool(simple_eval(condition, names={"true": True, "false": False}))
+    except InvalidExpression as error:
+        raise PipelineError(f"the condition '{condition}' cannot be evaluated here: {error}") from None
 
 
 def _may_retry(retries: Mapping[str, Any], status: int, seconds: float) -> bool:

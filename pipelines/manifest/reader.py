@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -17,8 +17,17 @@ from pipelines.workflow.options import Options
 from steps.cli import parse
 from steps.common.errors import StepError
 
-TASK_KEYS = {"name", "template", "dependencies"}
+TASK_KEYS = {"name", "template", "dependencies", "when"}
 """Keys of a task that can be run here: anything else changes what Argo would do."""
+
+
+class DagTask(NamedTuple):
+    """A task of a DAG."""
+
+    name: str
+    template: Mapping[str, Any]
+    when: str
+    """Condition under which it runs, in Argo's words; empty for always."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Manifest:
                 raise PipelineError(f"parameter '{name}' is '{value}': expected one of {', '.join(options)}")
         return {name: overrides.get(name, each["value"]) for name, each in declared.items()}
 
-    def tasks(self) -> list[tuple[str, Mapping[str, Any]]]:
+    def tasks(self) -> list[DagTask]:
         """Return the DAG's tasks in an order that its dependencies allow, each with its template.
 
         Raises:
@@ -89,7 +98,7 @@ class Manifest:
             raise PipelineError(f"{self.path}: the tasks {', '.join(error.args[1])} depend on one another") from None
         if unknown := set(order) - tasks.keys():
             raise PipelineError(f"{self.path}: a task depends on '{min(unknown)}', which does not exist")
-        return [(name, templates[tasks[name]["template"]]) for name in order]
+        return [DagTask(name, templates[tasks[name]["template"]], tasks[name].get("when", "")) for name in order]
 
     def check(self, overrides: Mapping[str, str]) -> None:
         """Refuse parameter values that the workflow's steps would refuse when they run.

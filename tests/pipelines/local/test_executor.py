@@ -1,7 +1,9 @@
 """Planning and executing a manifest, with real processes of the real steps."""
 
+import dataclasses
 import io
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +124,23 @@ def test_credentials_of_the_caller_stay_behind(tmp_path: Path, monkeypatch: pyte
     console = Console(file=io.StringIO(), width=200)
     with pytest.raises(StepFailedError, match="no S3 credentials"):
         execute(run, {"AWS_EC2_METADATA_DISABLED": "true"}, console)
+
+
+@pytest.mark.parametrize(("changed", "ran"), [("true", True), ("false", False)])
+def test_a_task_whose_condition_does_not_hold_is_skipped(tmp_path: Path, changed: str, ran: bool) -> None:
+    run = planned(tmp_path, [*PREPARE, "20"])
+    (task,) = run.tasks
+    decide = dataclasses.replace(
+        task,
+        name="decide",
+        command=[sys.executable, "-c", f"open({str(tmp_path / 'changed')!r}, 'w').write('{changed}')"],
+        outputs={"changed": tmp_path / "changed"},
+    )
+    then = dataclasses.replace(
+        task,
+        command=[sys.executable, "-c", "print('here')"],
+        when="{{tasks.decide.outputs.parameters.changed}} == true",
+    )
+    said = executed(dataclasses.replace(run, tasks=[decide, then]))
+    assert ("here" in said) == ran
+    assert ("skipped" in said) != ran
