@@ -3,20 +3,20 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-import yaml
+from typing import Any
 
 from steps.common.errors import StepError
 from steps.common.files import read_json
 from steps.dump.target import STATE_DIR
+from steps.hyperparameters import parse_hyperparameters
 from steps.options import (
     BatchSize,
     Bucket,
+    Checkpoint,
     DatasetDir,
     Endpoint,
     Epochs,
+    Hyperparameters,
     Model,
     Namespace,
     OutputDir,
@@ -39,13 +39,8 @@ def train_model(
     model: Model = AUTO,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
-    hyperparameters: Annotated[
-        str, typer.Option(help="More settings as YAML, one 'name: value' a line, such as 'lr: 0.0002'.")
-    ] = "",
-    checkpoint: Annotated[
-        str,
-        typer.Option(help="Checkpoint to start from: a key in the bucket, an address or a file. Empty: none."),
-    ] = "",
+    hyperparameters: Hyperparameters = "",
+    checkpoint: Checkpoint = "",
     seed: Seed = 0,
     processes: Processes = None,
     namespace: Namespace = "",
@@ -72,7 +67,7 @@ def train_model(
     from trainer.errors import TrainerError
 
     dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
-    overrides = _parse_hyperparameters(hyperparameters)
+    overrides = parse_hyperparameters(hyperparameters)
 
     def configure() -> TrainConfig:
         try:
@@ -126,18 +121,6 @@ def _flags(arguments: Mapping[str, Any]) -> list[str]:
     """Give the command line of arguments of a step; None is what it decides by itself."""
     given = {name.replace("_", "-"): value for name, value in arguments.items() if value is not None}
     return [word for name, value in given.items() for word in (f"--{name}", str(value))]
-
-
-def _parse_hyperparameters(text: str) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StepError(f"--hyperparameters is not readable YAML: {' '.join(str(error).split())}") from None
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise StepError(f"--hyperparameters is {text.strip()[:60]!r}: write one 'name: value' a line")
-    return {str(name): value for name, value in settings.items()}
 
 
 def _bring_model(address: str, config: StorageConfig, dataset_dir: Path) -> Path:

@@ -31,10 +31,11 @@ ROOMS = {
         "common": set(),
         "dataset": {"common"},
         "storage": {"common"},
-        "dump": {"common", "dataset", "storage"},
+        "cvat": {"common"},
+        "dump": {"common", "cvat", "dataset", "storage"},
         "formats": {"common", "dataset"},
         "preparation": {"common", "dataset", "formats"},
-        "report": {"common"},
+        "report": {"common", "cvat"},
     },
     "trainer": {
         "data": set(),

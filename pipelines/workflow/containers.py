@@ -95,7 +95,8 @@ class ContainerBuilder:
             args=args,
             env=[Env(name=key, value=value) for key, value in environment.items()],
             env_from=[SecretEnvFrom(name=self.options.secret, optional=True)]
-            if storage and self.target is Target.ARGO and self.options.secret
+            # Who we are on a CVAT server stands there too.
+            if (storage or "to" in takes) and self.target is Target.ARGO and self.options.secret
             else None,
             inputs=None
             if self.options.image
@@ -112,9 +113,9 @@ class ContainerBuilder:
             sidecars=list(sidecars) or None,
         )
 
-    def gpu_step(self, name: str, step: str, **more: Any) -> Container:
-        """Make a container template for a node that can train."""
-        return self.step(name, step, extra="[train,hf]", gpu=True, **more)
+    def gpu_step(self, name: str, step: str, *, extra: str = "", **more: Any) -> Container:
+        """Make a container template for a node that can train; `extra` is what it is installed with besides."""
+        return self.step(name, step, extra=f"[train,hf{extra}]", gpu=True, **more)
 
     def _image(self, *, gpu: bool) -> str:
         return p.PYTORCH_IMAGE.reference if gpu or self.options.image else self.options.base_image

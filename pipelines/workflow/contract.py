@@ -22,6 +22,9 @@ named after it."""
 LABELS = {"used-by": "cvat"}
 """CVAT offers only templates that carry it."""
 
+SWEEP_LABEL = "cvat-detr/sweep"
+"""On each workflow of a sweep, the sweep's name."""
+
 TENSORBOARD_PORT = 6006
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"

@@ -29,7 +29,7 @@ class Options:
     namespace: str = _option("", "Namespace to write into the manifests.", "the one that they are applied in")
     image: str = _option(
         "",
-        "Image that holds this project with its extras 'train' and, for hf: models, 'hf'.",
+        "Image that holds this project with its extras 'train', 'hf' for hf: models and 'cvat' for CVAT servers.",
         "public images, and the code from git",
     )
     base_image: str = _option("python:3.12-slim", "Without --image: image in which files are moved and prepared.")
@@ -58,11 +58,15 @@ class Options:
         "cvat-detr-storage",
         "Argo: secret whose entries become environment variables; without it, the pod's own identity is used.",
     )
+    annotate: bool = _option(
+        False, f"Add a sixth step: the model annotates the tasks of a CVAT server that '{p.ANNOTATE.name}' names."
+    )
     service_account: str = _option("", "Argo: service account of the pods.", "the namespace's default")
 
 
 def workflow_parameters(target: Target, options: Options) -> Sequence[p.Parameter]:
     """Return the parameters of this form of the workflow."""
+    common = (*p.PARAMETERS, p.ANNOTATE) if options.annotate else p.PARAMETERS
     if options.image:
         hint = "Image that holds this project, in which every step runs."
         code: tuple[p.Parameter, ...] = (replace(p.PYTORCH_IMAGE, value=options.image, hint=hint),)
@@ -73,7 +77,7 @@ def workflow_parameters(target: Target, options: Options) -> Sequence[p.Paramete
             replace(p.PYTORCH_IMAGE, value=options.train_image),
         )
     if target is Target.ONEPANEL:
-        return (*p.PARAMETERS, *code, p.SYS_NODE_POOL)
+        return (*common, *code, p.SYS_NODE_POOL)
     if options.node_pool:
-        return (*p.PARAMETERS, *code, replace(p.SYS_NODE_POOL, value=options.node_pool))
-    return (*p.PARAMETERS, *code)
+        return (*common, *code, replace(p.SYS_NODE_POOL, value=options.node_pool))
+    return (*common, *code)

@@ -10,8 +10,10 @@ import orjson
 
 from steps.common.errors import StepError
 from steps.common.files import parse_json, write_json
+from steps.cvat.export import parts
+from steps.cvat.server import Server
 from steps.dump.journal import version_of
-from steps.dump.source import BucketArchive, BucketFolder, LocalArchive, LocalFolder, Source, files_of
+from steps.dump.source import BucketArchive, BucketFolder, LocalArchive, LocalFolder, ServerTasks, Source, files_of
 from steps.dump.target import STATE_DIR
 from steps.storage.store import Storage
 
@@ -31,10 +33,15 @@ class LastRun:
     """Whether its model has become the latest."""
 
 
-def dump_version(source: Source) -> str:
+def dump_version(source: Source, state: str) -> str:
     """Tell one state of a dump from another without reading it: SHA-256 of its files' names and versions.
 
-    A version is what the store says of an object (size and ETag), and a local file's size and time.
+    A version is what the store says of an object (size and ETag), a CVAT server of a task, and a local file's size and
+    time.
+
+    Args:
+        source: where the dump is.
+        state: which jobs of a CVAT server count.
     """
     rows: Iterable[tuple[str, object]]
     match source:
@@ -46,6 +53,9 @@ def dump_version(source: Source) -> str:
             rows = [(remote.key.removeprefix(prefix), remote.version) for remote in objects]
         case BucketArchive(_, remote):
             rows = [("", remote.version)]
+        case ServerTasks(places):
+            with Server(places[0].host) as server:
+                rows = [(part.folder, part.version) for part in parts(server, places, state)]
     return hashlib.sha256(orjson.dumps(sorted(rows, key=lambda row: row[0]))).hexdigest()
 
 

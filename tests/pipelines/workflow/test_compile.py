@@ -60,6 +60,7 @@ def test_all_forms_are_labelled_for_cvat() -> None:
         (["--endpoint", "http://minio:9000"], "value: http://minio:9000"),
         (["--bucket", "cells"], "value: cells"),
         (["--secret", "mine"], "name: mine"),
+        (["--annotate"], "{{workflow.parameters.cvat-annotate}}"),
         (["--service-account", "argo"], "serviceAccountName: argo"),
         (["--node-pool", "p3"], "node.kubernetes.io/instance-type: '{{workflow.parameters.sys-node-pool}}'"),
     ],
