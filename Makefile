@@ -5,9 +5,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-# DUMP=path  EPOCHS=n  MODEL=name  PARAMS="name=value name=value"
-RUN_FLAGS = $(if $(DUMP),--dump '$(DUMP)') $(if $(EPOCHS),--epochs '$(EPOCHS)') $(if $(MODEL),--model '$(MODEL)') \
-            $(foreach pair,$(PARAMS),--param '$(pair)')
+# DUMP=path  EPOCHS=n  MODEL=name  PARAMS="name=value name=value", as they are: neither make nor a shell gets to read
+# them, for what they hold may be anything. Under their own names make would expand them on the way out.
+export CVAT_DETR_DUMP   := $(value DUMP)
+export CVAT_DETR_EPOCHS := $(value EPOCHS)
+export CVAT_DETR_MODEL  := $(value MODEL)
+export CVAT_DETR_PARAMS := $(value PARAMS)
+unexport DUMP EPOCHS MODEL PARAMS
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow compile docs lint format clean
@@ -17,7 +21,7 @@ help: ## List the targets
 	@echo '  make run takes DUMP=path EPOCHS=n MODEL=name PARAMS="name=value name=value"'
 
 run: $(READY) ## Train on a drawn sample, or on DUMP=path, through the whole workflow on this machine
-	@$(BIN)/python -m pipelines run $(RUN_FLAGS)
+	@$(BIN)/python -m pipelines run
 
 # A process a core: threads of their own would only get in each other's way.
 test: $(READY) ## Run the tests (a few minutes)

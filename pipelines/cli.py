@@ -65,6 +65,11 @@ def _command(name: str, summary: str, *examples: str) -> Callable[[Callable[...,
     return app.command(name, short_help=summary, epilog=epilog, context_settings=HELP)
 
 
+def _from_make(name: str) -> dict[str, Any]:
+    """Settings of an option that `make run` gives by the environment, where no shell reads it."""
+    return {"envvar": f"CVAT_DETR_{name}", "show_envvar": False}
+
+
 def read_overrides(given: list[str]) -> dict[str, str]:
     """Read `name=value` pairs.
 
@@ -99,10 +104,17 @@ def run_command(
         typer.Option(
             help="The dump, a folder or .zip; or tasks of a CVAT server, by their address.",
             show_default="a generated sample",
+            **_from_make("DUMP"),
         ),
     ] = "",
     epochs: Annotated[
-        str, typer.Option(metavar="N|auto", help=f"{EPOCHS.hint} Short for --param epochs=…", show_default=EPOCHS.value)
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help=f"{EPOCHS.hint} Short for --param epochs=…",
+            show_default=EPOCHS.value,
+            **_from_make("EPOCHS"),
+        ),
     ] = "",
     model: Annotated[
         str,
@@ -110,9 +122,13 @@ def run_command(
             metavar="MODEL",
             help=f"{MODEL.hint} Short for --param model=…",
             show_default=MODEL.value,
+            **_from_make("MODEL"),
         ),
     ] = "",
-    param: Overrides = [],  # noqa: B006 - typer copies it
+    param: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=VALUE", help="A workflow parameter; may be repeated.", **_from_make("PARAMS")),
+    ] = [],  # noqa: B006 - typer copies it
     manifest: Annotated[
         Path, typer.Option(help="The compiled workflow to run.", show_default="the committed one")
     ] = WORKFLOW,

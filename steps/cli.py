@@ -11,6 +11,7 @@ import typer
 from steps.annotate import annotate_tasks
 from steps.common.console import create_app, run_app, usage_error
 from steps.common.errors import StepError
+from steps.common.stopping import end_on_sigterm
 from steps.evaluate import evaluate_model
 from steps.fetch import fetch_dump
 from steps.hyperparameters import show_hyperparameters
@@ -80,6 +81,7 @@ def main() -> None:
 
     Exit status: 0 on success; with one line, 2 on a user error and 75 on what may pass; 1 with a traceback on a defect.
     """
+    end_on_sigterm()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     for noisy in ("boto3", "botocore", "urllib3", "matplotlib", "PIL", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -11,6 +11,7 @@ import typer
 from rich.filesize import decimal
 
 from steps.common.errors import StepError, TemporaryError
+from steps.common.lock import only_writer
 from steps.common.progress import progress
 from steps.cvat.address import Place
 from steps.cvat.export import STATES, export, frame_numbers, parts, write_ids
@@ -30,6 +31,7 @@ from steps.dump.source import (
 )
 from steps.dump.target import (
     ARCHIVE,
+    LOCK,
     STATE_DIR,
     empty_scratch,
     listed,
@@ -130,7 +132,7 @@ def fetch_dump(
             Path(changed_file).write_text("true" if changed else "false", encoding="utf-8")
         if not changed:
             return dataset_dir
-    with nothing_in_the_way(dataset_dir):
+    with only_writer(dataset_dir, "fetch", LOCK), nothing_in_the_way(dataset_dir):
         fetched = _bring(source, dataset_dir, state)
         note_source(str(source), dataset_dir)
         if series:

@@ -10,7 +10,6 @@ import io
 import json
 import re
 import threading
-import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -473,7 +472,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.close_connection = True
             self.connection.shutdown(2)
-            time.sleep(0)
 
     def _data(self, task: Task, query: Mapping[str, str]) -> tuple[int, bytes]:
         assert query["quality"] == "original"

@@ -49,7 +49,7 @@ ROOMS = {
 AT_THE_DOOR = {
     "pipelines": {"errors"},
     "steps": {"options"},
-    "trainer": {"checkpoint", "config", "device", "errors"},
+    "trainer": {"checkpoint", "config", "device", "errors", "lock"},
 }
 """Modules beside the rooms that any of them may import; the others import rooms and are imported by none."""
 

@@ -87,7 +87,7 @@ def plan(manifest: Manifest, overrides: Mapping[str, str], runs: Path) -> Run:
 def _task(task: DagTask, values: Mapping[str, str], manifest: Manifest, folder: Path) -> Task:
     name, template = task.name, task.template
     container = template["container"]
-    args = [substitute(argument, values) for argument in container["args"]]
+    args = container["args"]
     if args[:3] != STEPS_COMMAND:
         raise PipelineError(f"{manifest.path}: '{name}' runs {args[:3]}: only `python -m steps` can be run here")
 
@@ -102,23 +102,26 @@ def _task(task: DagTask, values: Mapping[str, str], manifest: Manifest, folder: 
     environment = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
     return Task(
         name,
-        [sys.executable, *(_local(argument, folders) for argument in args[1:])],
+        [sys.executable, *(_local(argument, folders, values) for argument in args[1:])],
         environment,
         template.get("retryStrategy") or {},
         {
-            each["name"]: Path(_local(each["valueFrom"]["path"], folders))
+            each["name"]: Path(_local(each["valueFrom"]["path"], folders, values))
             for each in template.get("outputs", {}).get("parameters", [])
         },
         task.when,
     )
 
 
-def _local(argument: str, folders: Mapping[str, Path]) -> str:
-    """Return the local path of an argument that is a path in one of the container's volumes."""
+def _local(argument: str, folders: Mapping[str, Path], values: Mapping[str, str]) -> str:
+    """Return an argument with its values, and as a local path where it is one in one of the container's volumes.
+
+    Only the manifest knows the volumes: a value that reads like a path in one of them is the user's own.
+    """
     for mount, folder in folders.items():
         if argument == mount or argument.startswith(f"{mount}/"):
-            return f"{folder}{argument.removeprefix(mount)}"
-    return argument
+            return f"{folder}{substitute(argument.removeprefix(mount), values)}"
+    return substitute(argument, values)
 
 
 def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:

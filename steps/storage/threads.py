@@ -50,6 +50,8 @@ def each(items: Iterable[T], workers: int, act: Callable[[T], None], stop: threa
         act: what to do with each.
         stop: is set at a failure, for what waits inside `act`.
     """
+    if not workers:
+        return
     queue, turn, failed = iter(items), threading.Lock(), threading.Event()
     failures: list[BaseException] = []
 

@@ -197,12 +197,12 @@ def test_one_flipped_bit(case: Case, record: Record, what: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "times"),
     [
-        ("reset", 3),
+        pytest.param("reset", 3, marks=slow),
         ("cut", 3),
         ("silent", 3),
         pytest.param("slow", 3, marks=slow),
-        ("ExpiredToken", 1000),
-        ("NoSuchBucket", 1000),
+        pytest.param("ExpiredToken", 1000, marks=slow),
+        pytest.param("NoSuchBucket", 1000, marks=slow),
     ],
 )
 def test_requests_that_fail(case: Case, record: Record, fault: str, times: int) -> None:
@@ -213,8 +213,9 @@ def test_requests_that_fail(case: Case, record: Record, fault: str, times: int) 
     assert process.returncode == (EXIT_USER_ERROR if fault in STATUS else 0)
 
 
+@slow
 @both
-@pytest.mark.parametrize("seconds", [1, pytest.param(5, marks=slow), pytest.param(40, marks=slow)])
+@pytest.mark.parametrize("seconds", [5, 40])
 def test_outage(case: Case, record: Record, seconds: int) -> None:
     case.proxy.fault = for_seconds(seconds, "ServiceUnavailable")
     process = case.start(STORAGE_RETRY_SECONDS="120")
@@ -278,7 +279,7 @@ def test_full_file_system(case_on_tmpfs: Case, record: Record) -> None:
 @pytest.fixture
 def case_on_tmpfs(tmp_path: Path, s3: S3Server, bucket: str, s3_client: Any) -> Iterator[Case]:
     (tmp_path / "there").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={LARGE}", "tmpfs", str(tmp_path / "there")]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={LARGE + 2_000_000}", "tmpfs", str(tmp_path / "there")]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("file systems may not be mounted here")
     try:
@@ -294,6 +295,7 @@ def case_on_tmpfs(tmp_path: Path, s3: S3Server, bucket: str, s3_client: Any) -> 
         subprocess.run(["umount", str(tmp_path / "there")], check=True)
 
 
+@slow
 @both
 def test_vanished(case: Case, record: Record) -> None:
     gone = "images/11.bin"
@@ -328,6 +330,7 @@ def test_changed(case: Case, record: Record) -> None:
     record(case.step, "changed", *case.settle(case.start()))
 
 
+@slow
 @both
 def test_two_at_once(case: Case, record: Record) -> None:
     one, other = case.start(), case.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,8 +20,10 @@ PROJECT = Path(__file__).parents[3]
 
 @pytest.fixture
 def cvat() -> Iterator[CvatDouble]:
-    """A server with an annotated task and one that waits."""
-    with cvat_double(drawn_task(42, 12), drawn_task(43, 5, annotated=False)) as server:
+    """A server with an annotated task and two that wait."""
+    with cvat_double(
+        drawn_task(42, 12), drawn_task(43, 5, annotated=False), drawn_task(44, 3, annotated=False)
+    ) as server:
         yield server
 
 
@@ -33,11 +36,16 @@ def test_a_task_becomes_a_model_and_the_model_annotates_another(cvat: CvatDouble
     dump = f"{cvat.host}/tasks/42"
     flags = ["--epochs", "1", "--model", "detr_tiny", "--param", "batch-size=4", "--param", "cvat-job-state=completed"]
     cvat.tasks[42].jobs[1]["state"] = "completed"
-    done = pipelines("run", "--dump", dump, *flags, "--runs", tmp_path, env=who(TMPDIR=str(tmp_path)))
+    # With the sixth box.
+    assert pipelines("compile", "--annotate", "--output", tmp_path).returncode == 0
+    flags += ["--manifest", str(tmp_path / "argo" / "detr-training.workflow.yaml")]
+    flags += ["--param", f"cvat-annotate={cvat.host}/tasks/44"]
+    done = pipelines("run", "--dump", dump, *flags, "--runs", tmp_path / "runs", env=who(TMPDIR=str(tmp_path)))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"task 44 of \S+: \d+ boxes on 3 frames\n✓ annotate", done.stdout)
     assert f"dump: {dump}\n" in done.stdout
 
-    folder = (tmp_path / "latest").resolve()
+    folder = (tmp_path / "runs" / "latest").resolve()
     report = json.loads((folder / "data" / "prepare_report.json").read_bytes())
     assert sum(report["images"][split] for split in ("train", "val")) == 12
     assert sum(report["boxes"][split] for split in ("train", "val")) == len(cvat.tasks[42].boxes())
