@@ -79,7 +79,8 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
 def main() -> None:
     """Run a step.
 
-    Exit status: 0 on success; with one line, 2 on a user error and 75 on what may pass; 1 with a traceback on a defect.
+    Exit status: 0 on success; with one line, 2 on a user error and 75 on what may pass; 1 with a traceback on a defect;
+    143 after SIGTERM.
     """
     end_on_sigterm()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
