@@ -40,7 +40,8 @@ class Proxy(ThreadingHTTPServer):
         self.upstream = urlsplit(upstream)
         self.fault: Fault = no_fault
         self.requests: list[tuple[str, str]] = []
-        self.closing = threading.Event()
+        self.waited_for = False
+        """A client waited for an answer that never came, for a quarter of a minute."""
 
     @property
     def endpoint(self) -> str:
@@ -59,7 +60,6 @@ def proxy(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
         try:
             yield server
         finally:
-            server.closing.set()
             server.shutdown()
             thread.join()
 
@@ -75,7 +75,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.command, self.path))
         fault = self.server.fault(self.command, self.path)
         if fault == "silent":
-            self.server.closing.wait(60)
+            self.connection.settimeout(15)
+            try:
+                self.connection.recv(1)  # Nothing comes but the end.
+            except TimeoutError:
+                self.server.waited_for = True
             self.close_connection = True
             return
         if fault == "reset":

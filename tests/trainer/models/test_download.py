@@ -23,6 +23,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     faults: list[str]
     content: bytes
+    waited_for = False
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -34,7 +35,11 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.server.faults.pop(0) if self.server.faults else ""
         content = self.server.content
         if fault == "silent":
-            time.sleep(3)
+            self.connection.settimeout(15)
+            try:
+                self.connection.recv(1)  # Nothing comes but the end.
+            except TimeoutError:
+                self.server.waited_for = True
             return
         self.send_response(int(fault) if fault.isdigit() else 200)
         self.send_header("Content-Length", str(len(content)))
@@ -72,6 +77,7 @@ def test_what_passes_is_tried_again(server: Server, fault: str) -> None:
     server.faults = [fault]
     content: dict[str, Any] = download(address(server))
     assert content["weight"].tolist() == [0.0, 1.0, 2.0]
+    assert not server.waited_for
 
 
 def test_what_does_not_pass_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
