@@ -72,7 +72,7 @@ def test_two_processes_share_the_work_and_refuse_with_one_status(dataset_dir: Pa
     (dataset_dir / "annotations" / "instances_val.json").unlink()
     result = subprocess.run([*command, "--batch-size", "2"], capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
-    assert "instances_val.json does not exist" in result.stderr
+    assert "instances_val.json is not there" in result.stderr
     assert "Traceback" not in result.stderr
 
 
