@@ -1,9 +1,11 @@
 """Command lines: how they look, and how they end. User errors are one line, defects keep their traceback."""
 
+import contextlib
 import errno
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +16,8 @@ DISTRIBUTION = "cvat-detr"
 DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS}
 """A disk that is full or that we may not use: not a defect, and another try does not help."""
 
+
+TERMINATION_LOG = Path("/dev/termination-log")
 
 HELP = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
 """Settings of every command's help: its width, on a terminal that has as many columns, and how it is asked for."""
@@ -92,7 +96,18 @@ def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
 def fail(message: str, status: int = EXIT_USER_ERROR) -> int:
     """Print a user error; give the exit status for it."""
     print(f"error: {message}", file=sys.stderr)
+    _tell_cluster(message)
     return status
+
+
+def _tell_cluster(message: str) -> None:
+    """Leave a user error where Kubernetes looks, and Argo's page shows it beside the exit status.
+
+    Source: Kubernetes, "Determine the Reason for Pod Failure"; it takes 4096 bytes.
+    """
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        with contextlib.suppress(OSError):
+            TERMINATION_LOG.write_bytes(message.encode()[:4096])
 
 
 def usage_error(error: typer.TyperException) -> str:

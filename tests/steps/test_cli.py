@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from steps.cli import STEPS, parse
+from steps.common import console
+from steps.common.console import fail
 from steps.options import MODEL_CHOICES
 from tests.steps.refusals import refused
 
@@ -54,6 +56,15 @@ def test_no_arguments_and_version() -> None:
     done = run("--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("cvat-detr")
+
+
+def test_a_refusal_is_left_where_kubernetes_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(console, "TERMINATION_LOG", tmp_path / "log")
+    fail("on a laptop")
+    assert not (tmp_path / "log").exists()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert fail("image 7 is missing", 75) == 75
+    assert (tmp_path / "log").read_text() == "image 7 is missing"
 
 
 def test_windows_is_one_line() -> None:
