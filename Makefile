@@ -14,7 +14,7 @@ export CVAT_DETR_PARAMS := $(value PARAMS)
 unexport DUMP EPOCHS MODEL PARAMS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow compile docs lint format clean
+.PHONY: help run test test-slow compile docs lock lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,16 @@ compile: $(READY) ## Write manifests/ from the workflow in pipelines/
 
 docs: $(READY) ## Write docs/hyperparameters.md from the declarations in trainer/
 	@$(BIN)/python -m steps hyperparameters --markdown > docs/hyperparameters.md
+
+# What pods and images install, for every Python from 3.10 on. No index is named in them: pip's own settings say which.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate \
+       --no-emit-index-url --custom-compile-command 'make lock'
+
+lock: $(READY) ## Pin in requirements/ what pods and images install
+	@$(LOCK) pyproject.toml --extra cvat --output-file requirements/steps.txt
+	@$(LOCK) pyproject.toml --extra cvat --extra train --extra hf --override requirements/image.txt \
+	  --output-file requirements/train.txt
+	@echo tensorboard | $(LOCK) - --output-file requirements/tensorboard.txt
 
 lint: $(READY) ## Check style and types
 	@$(BIN)/ruff check

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import signal
 import string
 import subprocess
@@ -17,11 +18,11 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
-from simpleeval import InvalidExpression, simple_eval
+from simpleeval import EvalWithCompoundTypes, InvalidExpression
 
 from pipelines.errors import PipelineError
 from pipelines.manifest.reader import DagTask, Manifest, substitute
-from pipelines.workflow.contract import STEPS_COMMAND
+from pipelines.workflow.contract import POD_VARIABLES, STEPS_COMMAND
 
 LINES_SHOWN = 20
 SECONDS_TO_STOP = 10
@@ -99,7 +100,11 @@ def _task(task: DagTask, values: Mapping[str, str], manifest: Manifest, folder: 
         if mount["name"] in claims
     }
     folders["/tmp"] = folder / "tmp" / name  # noqa: S108
-    environment = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
+    environment = {
+        entry["name"]: entry["value"]
+        for entry in container.get("env", [])
+        if "value" in entry and entry["name"] not in POD_VARIABLES
+    }
     return Task(
         name,
         [sys.executable, *(_local(argument, folders, values) for argument in args[1:])],
@@ -164,10 +169,13 @@ def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:
                 }
                 break
             console.print(_ended("✗", "red", task.name, f"{seconds:.1f} s, exit status {status}"))
-            if attempt == int(task.retries.get("limit", 0)) or not _may_retry(task.retries, status, seconds):
+            if attempt == int(task.retries.get("limit", 0)) or not _may_retry(task.retries, status, seconds, attempt):
                 lines = "\n".join(f"    {line}" for line in last)
                 raise StepFailedError(f"step '{task.name}' failed with exit status {status}\n{lines}\n  its log: {log}")
-            console.print(f"  trying again ({attempt + 1} of {task.retries['limit']})")
+            pause = _pause(task.retries.get("backoff") or {}, attempt)
+            after = f" in {pause:.0f} s" if pause else ""
+            console.print(f"  trying again{after} ({attempt + 1} of {task.retries['limit']})")
+            time.sleep(pause)
 
 
 def _ended(mark: str, colour: str, name: str, text: str) -> Text:
@@ -180,25 +188,38 @@ def _applies(when: str, outputs: Mapping[str, str]) -> bool:
         return True
     condition = substitute(when, outputs)
     try:
-        return bool(simple_eval(condition, names={"true": True, "false": False}))
+        return bool(EvalWithCompoundTypes(names={"true": True, "false": False}).eval(condition))
     except InvalidExpression as error:
         raise PipelineError(f"the condition '{condition}' cannot be evaluated here: {error}") from None
 
 
-def _may_retry(retries: Mapping[str, Any], status: int, seconds: float) -> bool:
+def _may_retry(retries: Mapping[str, Any], status: int, seconds: float, attempt: int) -> bool:
     """Return whether the manifest's retry strategy covers a container's failure."""
     if retries.get("retryPolicy", "OnFailure") not in ("Always", "OnFailure"):
         return False  # A process that ended has failed; Argo's "error" is a pod that was lost.
     if "expression" not in retries:
         return True
     expression = retries["expression"].replace("&&", " and ").replace("||", " or ")
+    expression = re.sub(r"!(?!=)", " not ", expression)
+    expression = re.sub(r"([\w.]+) contains ('[^']*')", r"(\2 in \1)", expression)
     last = {"exitCode": str(status), "status": "Failed", "duration": str(int(seconds)), "message": ""}
+    names = {"lastRetry": last, "retries": str(attempt)}
     try:
-        return bool(simple_eval(expression, names={"lastRetry": last}, functions={"asInt": int, "asFloat": float}))
+        return bool(EvalWithCompoundTypes(names=names, functions={"asInt": int, "asFloat": float}).eval(expression))
     except InvalidExpression as error:
         raise PipelineError(
             f"the retry expression '{retries['expression']}' cannot be evaluated here: {error}"
         ) from None
+
+
+def _pause(backoff: Mapping[str, Any], attempt: int) -> float:
+    """Return how long to wait before the next attempt, in seconds, as Argo counts it."""
+
+    def duration(text: str) -> float:
+        return float(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1]] if text[-1:].isalpha() else float(text)
+
+    pause = duration(str(backoff.get("duration", "0"))) * int(backoff.get("factor", 1)) ** attempt
+    return min(pause, duration(str(backoff["cap"]))) if "cap" in backoff else pause
 
 
 def _attempt(task: Task, environment: Mapping[str, str], log: Path, console: Console) -> tuple[int, list[str]]:

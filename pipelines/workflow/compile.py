@@ -22,6 +22,14 @@ ONEPANEL_HEADER = (
 """
 )
 
+RBAC = Path("argo/rbac.yaml")
+RBAC_HEADER = (
+    HEADER
+    + """#
+# Apply it once per namespace: what Argo's part in each pod needs, and a role to bind to those who submit and watch.
+"""
+)
+
 
 def manifests(options: Options) -> dict[Path, str]:
     """Make every form of the workflow, by its path below the folder of manifests."""
@@ -44,7 +52,42 @@ def manifests(options: Options) -> dict[Path, str]:
         Path(f"onepanel/{options.name}.yaml"): ONEPANEL_HEADER.format(label=label) + _yaml(onepanel),
         Path(f"argo/{options.name}.workflowtemplate.yaml"): HEADER + _yaml(template),
         Path(f"argo/{options.name}.workflow.yaml"): HEADER + _yaml(argo),
+        RBAC: RBAC_HEADER + _yaml(rbac(options)),
     }
+
+
+def rbac(options: Options) -> dict[str, Any]:
+    """Make what the pods are allowed, and a role for those who submit: lists of Kubernetes objects."""
+    api = "rbac.authorization.k8s.io"
+
+    def named(kind: str, name: str, group: str = f"{api}/v1", **more: Any) -> dict[str, Any]:
+        place = {"namespace": options.namespace} if options.namespace else {}
+        return {"apiVersion": group, "kind": kind, "metadata": {"name": name, **place}, **more}
+
+    def rule(group: str, resources: list[str], verbs: list[str]) -> dict[str, Any]:
+        return {"apiGroups": [group], "resources": resources, "verbs": verbs}
+
+    account = options.service_account or "default"
+    subject = {"kind": "ServiceAccount", "name": account}
+    if options.namespace:
+        subject["namespace"] = options.namespace
+    pods, users = f"{options.name}-pods", f"{options.name}-users"
+    items = [
+        named("Role", pods, rules=[rule("argoproj.io", ["workflowtaskresults"], ["create", "patch"])]),
+        named("RoleBinding", pods, subjects=[subject], roleRef={"apiGroup": api, "kind": "Role", "name": pods}),
+        named(
+            "Role",
+            users,
+            rules=[
+                rule("argoproj.io", ["workflows"], ["create", "delete", "get", "list", "patch", "update", "watch"]),
+                rule("argoproj.io", ["workflowtemplates"], ["get", "list"]),
+                rule("", ["pods", "pods/log", "events"], ["get", "list", "watch"]),
+            ],
+        ),
+    ]
+    if options.service_account:
+        items.insert(0, named("ServiceAccount", account, group="v1"))
+    return {"apiVersion": "v1", "kind": "List", "items": items}
 
 
 def _form_field(parameter: Any) -> dict[str, Any]:

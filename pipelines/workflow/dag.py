@@ -1,5 +1,7 @@
 """The pipeline: five steps in a row, and a sixth where it is asked for."""
 
+from typing import Any
+
 from hera.workflows import DAG, Task, Workflow
 from hera.workflows import Parameter as HeraParameter
 from hera.workflows import models as m
@@ -8,6 +10,7 @@ from pipelines.workflow import parameters as p
 from pipelines.workflow.containers import ContainerBuilder
 from pipelines.workflow.contract import DATA, LABELS, METRICS_FILE, OUTPUT, VOLUMES
 from pipelines.workflow.options import Options, Target, workflow_parameters
+from pipelines.workflow.values import seconds
 
 
 def training_workflow(target: Target, options: Options) -> Workflow:
@@ -30,13 +33,17 @@ def training_workflow(target: Target, options: Options) -> Workflow:
         labels=LABELS,
         pod_metadata=m.Metadata(labels=LABELS),
         service_account_name=options.service_account or None,
+        image_pull_secrets=options.image_pull_secrets or None,
+        pod_priority_class_name=options.priority_class or None,
+        security_context=build.pod_security_context(),
+        pod_spec_patch=build.pod_spec_patch(),
+        **_clean_up(target, options),
         volume_claim_templates=[build.claim(name) for name in VOLUMES],
         volumes=build.volumes(),
     ) as workflow:
         fetch = build.step(
             "fetch-dump",
             "fetch",
-            extra="[cvat]",
             annotation_path=p.ANNOTATION_PATH,
             dataset_dir=DATA,
             state=p.JOB_STATE,
@@ -61,7 +68,7 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             frame_order=p.FRAME_ORDER,
             max_lost=p.MAX_LOST,
         )
-        train = build.gpu_step(
+        train = build.training_step(
             "train-detr",
             "train",
             dataset_dir=DATA,
@@ -75,7 +82,7 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             namespace="{{workflow.namespace}}",
             sidecars=[build.tensorboard()],
         )
-        evaluate = build.gpu_step(
+        evaluate = build.training_step(
             "evaluate",
             "evaluate",
             dataset_dir=DATA,
@@ -92,7 +99,7 @@ def training_workflow(target: Target, options: Options) -> Workflow:
         )
         steps = [fetch, prepare, train, evaluate, upload]
         if options.annotate:
-            steps.append(build.gpu_step("annotate", "annotate", extra=",cvat", checkpoint=OUTPUT, to=p.ANNOTATE))
+            steps.append(build.training_step("annotate", "annotate", checkpoint=OUTPUT, to=p.ANNOTATE))
         with DAG(name="main"):
             before: str | None = None
             for step in steps:
@@ -101,3 +108,20 @@ def training_workflow(target: Target, options: Options) -> Workflow:
                 Task(name=name, template=step, dependencies=[before] if before else None)
                 before = name
     return workflow
+
+
+def _clean_up(target: Target, options: Options) -> dict[str, Any]:
+    """Return what becomes of volumes, pods and the workflow itself once it has ended."""
+    if target is Target.ONEPANEL:
+        # Nothing goes on with a failed execution there; core deletes the pods, and lists workflows for as long as
+        # they exist.
+        return {"volume_claim_gc": m.VolumeClaimGC(strategy="OnWorkflowCompletion")}
+    succeeded, failed = seconds(options.keep_succeeded), seconds(options.keep_failed)
+    return {
+        # `argo retry` needs the volumes of what failed; they go with the workflow.
+        "volume_claim_gc": m.VolumeClaimGC(strategy="OnWorkflowSuccess"),
+        "pod_gc": m.PodGC(strategy=options.pod_gc) if options.pod_gc else None,
+        "ttl_strategy": m.TTLStrategy(seconds_after_success=succeeded or None, seconds_after_failure=failed or None)
+        if succeeded or failed
+        else None,
+    }
