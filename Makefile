@@ -36,8 +36,8 @@ compile: $(READY) ## Write manifests/ from the workflow in pipelines/
 docs: $(READY) ## Write docs/hyperparameters.md from the declarations in trainer/
 	@$(BIN)/python -m steps hyperparameters --markdown > docs/hyperparameters.md
 
-# What pods and images install, for every Python from 3.10 on. No index is named in them: pip's own settings say which.
-LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate \
+# What pods and images install, for every Python from 3.11 on, which the images have. No index is named in them: pip's own settings say which.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
        --no-emit-index-url --custom-compile-command 'make lock'
 
 lock: $(READY) ## Pin in requirements/ what pods and images install

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ SHARED = Path(__file__).parents[4] / "shared" / "onepanel"
 BOXES = ["fetch-dump", "prepare-data", "train-detr", "evaluate", "upload-artifacts"]
 
 
-@cache
 def compiled_text(options: Options) -> str:
     return manifests(options)[Path(f"onepanel/{options.name}.yaml")]
 
@@ -91,6 +89,11 @@ def test_the_pods_are_those_that_argo_made(task: str, mended: Document) -> None:
     }
 
 
+def of_core(variables: list[Document]) -> list[Document]:
+    """The variables of a container that core adds; the recorded template had others of its own."""
+    return [each for each in variables if each["name"].startswith("ONEPANEL_")]
+
+
 def test_core_adds_what_it_added(mended: Document) -> None:
     names = {"ONEPANEL_PROVIDER": "minikube", "ONEPANEL_DOMAIN": "lab.test", "ONEPANEL_FQDN": "app.lab.test"}
     installation = {**names, "ONEPANEL_API_URL": "https://app.lab.test/api"}
@@ -100,12 +103,14 @@ def test_core_adds_what_it_added(mended: Document) -> None:
     assert made["volumes"][1:] == mended["volumes"][1:]
     for box in BOXES:
         ours, real = template(made, box), template(mended, box)
-        for field in ("env", "envFrom", "ports"):
+        for field in ("envFrom", "ports"):
             assert ours["container"].get(field) == real["container"].get(field), (box, field)
+        assert of_core(ours["container"]["env"]) == of_core(real["container"]["env"]), box
         assert [each["mountPath"] for each in ours["container"]["volumeMounts"]] == [
             each["mountPath"] for each in real["container"]["volumeMounts"]
         ]
-        assert [{**each, "resources": {}} for each in ours["sidecars"]] == real["sidecars"]
+        added, real_ones = ([s for s in each["sidecars"] if s["name"] != "tensorboard"] for each in (ours, real))
+        assert [{**each, "resources": {}} for each in added] == real_ones
         assert ours["outputs"]["artifacts"] == real["outputs"]["artifacts"]
         assert [each["archive"] for each in ours["inputs"]["artifacts"]] == [
             each["archive"] for each in real["inputs"]["artifacts"]
@@ -273,16 +278,25 @@ def test_what_kubernetes_refuses_is_noticed(field: str, break_it: Callable[[Docu
 
 
 @pytest.mark.parametrize(
-    ("options", "field"),
+    ("wrong", "field"),
     [
-        (Options(volume_size="50 GB"), "spec.resources.requests.storage"),
-        (Options(storage_class="Fast SSD"), "spec.storageClassName"),
-        (Options(image="registry/detr:1 "), "image"),
-        (Options(node_selector="node pool"), "spec.nodeSelector"),
+        ({"storage": "50 GB"}, "spec.resources.requests.storage"),
+        ({"storageClassName": "Fast SSD"}, "spec.storageClassName"),
+        ({"image": "registry/detr:1 "}, "image"),
     ],
 )
-def test_an_option_that_kubernetes_would_refuse_is_named_by_lint(options: Options, field: str) -> None:
-    assert any(field in problem for problem in lint_onepanel(compiled(options)))
+def test_what_kubernetes_would_refuse_in_a_manifest_is_named_by_lint(wrong: dict[str, str], field: str) -> None:
+    spec = compiled()
+    places = [
+        template(spec, "train-detr")["container"],
+        spec["volumeClaimTemplates"][0]["spec"],
+        spec["volumeClaimTemplates"][0]["spec"]["resources"]["requests"],
+    ]
+    (name,) = wrong
+    next(place for place in places if name in place or (name == "storageClassName" and "accessModes" in place)).update(
+        wrong
+    )
+    assert any(field in problem for problem in lint_onepanel(spec))
 
 
 def test_what_argo_makes_no_pod_of_is_said() -> None:
