@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from pipelines.manifest.onepanel_pods import PodError, replaced
 
 Document = dict[str, Any]
@@ -33,11 +35,16 @@ def pods_of_argo(document: Mapping[str, Any]) -> dict[str, Document]:
     return {
         template["name"]: _pod(spec, replaced(template, values), workflow)
         for template in spec["templates"]
-        if "container" in template
+        if "container" in template or "resource" in template
     }
 
 
 def _pod(spec: Mapping[str, Any], template: Document, workflow: str) -> Document:
+    if "resource" in template:
+        # A JobSet's, which Argo itself makes no pods of.
+        (jobs,) = yaml.safe_load(template["resource"]["manifest"])["spec"]["replicatedJobs"]
+        of_job: Document = jobs["template"]["spec"]["template"]
+        return {"metadata": {"name": f"{workflow}-train-node-0-0-abcde", **of_job["metadata"]}, "spec": of_job["spec"]}
     main = {**copy.deepcopy(template["container"]), "name": "main"}
     mounts: list[Document] = main.setdefault("volumeMounts", [])
     known = {each["name"]: each for each in spec.get("volumes", [])}

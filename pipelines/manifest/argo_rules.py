@@ -12,15 +12,19 @@ from pipelines.manifest.pod_rules import Fault, claim_faults, is_dns_label, is_d
 from pipelines.manifest.pod_security import restricted_faults
 from pipelines.workflow.contract import LABELS
 
-KINDS: dict[str, type[BaseModel]] = {"Workflow": m.Workflow, "WorkflowTemplate": m.WorkflowTemplate}
+KINDS: dict[str, type[BaseModel]] = {
+    "Workflow": m.Workflow,
+    "WorkflowTemplate": m.WorkflowTemplate,
+    "CronWorkflow": m.CronWorkflow,
+}
 
 
 def lint_argo(document: Mapping[str, Any]) -> list[str]:
-    """List what Argo would drop or refuse in a Workflow or WorkflowTemplate."""
+    """List what Argo would drop or refuse in a Workflow, WorkflowTemplate or CronWorkflow."""
     if document.get("kind") == "List":
         return [problem for each in document.get("items") or [] for problem in _names(each.get("metadata") or {})]
     if document.get("kind") not in KINDS:
-        return [f"kind is '{document.get('kind')}', expected Workflow, WorkflowTemplate or a List of what they need"]
+        return [f"kind is '{document.get('kind')}', expected one of {', '.join(KINDS)}, or a List of what they need"]
     try:
         known = KINDS[document["kind"]].model_validate(document)
     except ValidationError as error:
@@ -29,6 +33,7 @@ def lint_argo(document: Mapping[str, Any]) -> list[str]:
     problems = [f"{field} is not a field that Argo knows" for field in lost_fields(document, understood)]
     metadata = document["metadata"]
     problems += _names(metadata)
+    document = _workflow(document)
     for place in (metadata, document["spec"].get("podMetadata") or {}):
         if not LABELS.items() <= place.get("labels", {}).items():
             problems.append(f"the label {LABELS} is missing from the workflow or its pods")
@@ -37,7 +42,13 @@ def lint_argo(document: Mapping[str, Any]) -> list[str]:
 
 def lint_restricted(document: Mapping[str, Any]) -> list[str]:
     """List what keeps a workflow's pods out of a namespace that enforces Pod Security "restricted"."""
-    return _refused(document, restricted_faults) if document.get("kind") in KINDS else []
+    return _refused(_workflow(document), restricted_faults) if document.get("kind") in KINDS else []
+
+
+def _workflow(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a manifest as one of the workflow itself, which a CronWorkflow wraps."""
+    spec = document["spec"]
+    return {**document, "spec": spec["workflowSpec"]} if "workflowSpec" in spec else document
 
 
 def _names(metadata: Mapping[str, Any]) -> Iterator[str]:

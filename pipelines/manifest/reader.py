@@ -51,6 +51,8 @@ class Manifest:
         if not isinstance(document, dict):
             raise PipelineError(f"{path} is not a workflow: run `make compile`")
         spec = document.get("spec", document)
+        if isinstance(spec, dict):
+            spec = spec.get("workflowSpec", spec)  # Of a CronWorkflow.
         if not isinstance(spec, dict) or not {"entrypoint", "templates"} <= spec.keys():
             raise PipelineError(f"{path} is not a workflow: it has no 'entrypoint' or no 'templates'")
         return cls(path, document.get("metadata") or {}, spec)

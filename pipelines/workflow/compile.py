@@ -6,9 +6,11 @@ from typing import Any
 
 import yaml
 
+from pipelines.workflow.across_nodes import JOBSET
 from pipelines.workflow.contract import LABELS
 from pipelines.workflow.dag import training_workflow
 from pipelines.workflow.options import Options, Target, workflow_parameters
+from pipelines.workflow.parameters import ANNOTATION_PATH
 
 HEADER = "# Made by `make compile` from pipelines/workflow/. Change that, not this.\n"
 ONEPANEL_HEADER = (
@@ -53,6 +55,30 @@ def manifests(options: Options) -> dict[Path, str]:
         Path(f"argo/{options.name}.workflowtemplate.yaml"): HEADER + _yaml(template),
         Path(f"argo/{options.name}.workflow.yaml"): HEADER + _yaml(argo),
         RBAC: RBAC_HEADER + _yaml(rbac(options)),
+        **({Path(f"argo/{options.name}.cronworkflow.yaml"): HEADER + _yaml(cron(options))} if options.schedule else {}),
+    }
+
+
+def cron(options: Options) -> dict[str, Any]:
+    """Make the CronWorkflow that trains again whenever the dump has changed."""
+    document = training_workflow(Target.ARGO, options, again=True).to_dict()
+    for parameter in document["spec"]["arguments"]["parameters"]:
+        if parameter["name"] == ANNOTATION_PATH.name:
+            parameter["value"] = options.schedule_dump
+    metadata = {key: value for key, value in document["metadata"].items() if key != "generateName"}
+    return {
+        "apiVersion": document["apiVersion"],
+        "kind": "CronWorkflow",
+        "metadata": {"name": options.name, **metadata},
+        "spec": {
+            "schedules": [options.schedule],
+            **({"timezone": options.timezone} if options.timezone else {}),
+            # Two at once would both replace the latest model.
+            "concurrencyPolicy": "Forbid",
+            "startingDeadlineSeconds": 600,
+            "workflowMetadata": {"labels": LABELS},
+            "workflowSpec": document["spec"],
+        },
     }
 
 
@@ -73,7 +99,18 @@ def rbac(options: Options) -> dict[str, Any]:
         subject["namespace"] = options.namespace
     pods, users = f"{options.name}-pods", f"{options.name}-users"
     items = [
-        named("Role", pods, rules=[rule("argoproj.io", ["workflowtaskresults"], ["create", "patch"])]),
+        named(
+            "Role",
+            pods,
+            rules=[
+                rule("argoproj.io", ["workflowtaskresults"], ["create", "patch"]),
+                *(
+                    [rule(JOBSET, ["jobsets"], ["create", "get", "list", "patch", "watch"])]
+                    if options.nodes > 1
+                    else []
+                ),
+            ],
+        ),
         named("RoleBinding", pods, subjects=[subject], roleRef={"apiGroup": api, "kind": "Role", "name": pods}),
         named(
             "Role",

@@ -6,10 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hera.workflows import Container, Env, GitArtifact, RetryStrategy, SecretEnvFrom, UserContainer
+from hera.workflows import (
+    Artifact,
+    Container,
+    Env,
+    GitArtifact,
+    Parameter,
+    Resource,
+    RetryStrategy,
+    SecretEnvFrom,
+    UserContainer,
+)
 from hera.workflows import models as m
 
 from pipelines.workflow import parameters as p
+from pipelines.workflow.across_nodes import across_nodes
 from pipelines.workflow.contract import (
     CODE,
     LOCKS,
@@ -49,7 +60,9 @@ class ContainerBuilder:
         step: str,
         *,
         trains: bool = False,
+        gpus: int | None = None,
         sidecars: Sequence[UserContainer] = (),
+        outputs: Sequence[Parameter | Artifact] = (),
         **arguments: p.Parameter | str,
     ) -> Container:
         """Make a container template that runs `python -m steps STEP`.
@@ -58,7 +71,9 @@ class ContainerBuilder:
             name: the template's name.
             step: the step's name.
             trains: whether it needs a node, and packages, that can train.
+            gpus: how many GPUs it needs there; None for one, where there are any.
             sidecars: containers beside it.
+            outputs: what Argo keeps of it.
             arguments: arguments of the step's function.
 
         Raises:
@@ -73,6 +88,7 @@ class ContainerBuilder:
                 f"--{argument.replace('_', '-')}",
                 value.reference if isinstance(value, p.Parameter) else value,
             ]
+        gpus = min(1, self.options.gpus) if gpus is None else gpus
         storage = takes_storage(step)
         mounts = [m.VolumeMount(name=volume, mount_path=path) for volume, path in VOLUMES.items() if path in args]
         environment = self._environment(PACKAGES)
@@ -96,14 +112,33 @@ class ContainerBuilder:
             if (storage or "to" in takes) and self.target is Target.ARGO and self.options.secret
             else None,
             inputs=None if self.options.image else [self._source()],
+            outputs=list(outputs) or None,
             volume_mounts=mounts,
-            resources=self._resources(name, gpus=self.options.gpus if trains else 0),
+            resources=self._resources(name, gpus=gpus if trains else 0),
             security_context=self._security_context(),
             active_deadline_seconds=seconds(self.options.deadlines.get(name, "")) or None,
             retry_strategy=self._retries(trains=trains),
             node_selector=self._node_selector(trains=trains),
             tolerations=self._tolerations(gpu=trains and bool(self.options.gpus)),
             sidecars=list(sidecars) or None,
+        )
+
+    def across_nodes(self, train: Container, labels: dict[str, str]) -> Resource:
+        """Make the template that runs a training step on as many nodes as are chosen."""
+        context = self.pod_security_context()
+        pod = {
+            "securityContext": context.model_dump(mode="json", by_alias=True, exclude_none=True) if context else None,
+            "serviceAccountName": self.options.service_account,
+            "priorityClassName": self.options.priority_class,
+            "imagePullSecrets": [{"name": name} for name in self.options.image_pull_secrets],
+        }
+        return across_nodes(
+            train,
+            self.options.nodes,
+            self.options.interruptions,
+            self.options.queue,
+            labels,
+            {key: value for key, value in pod.items() if value},
         )
 
     def training_step(self, name: str, step: str, **more: Any) -> Container:
@@ -136,7 +171,7 @@ class ContainerBuilder:
         return m.PersistentVolumeClaim(
             metadata=m.ObjectMeta(name=name),
             spec=m.PersistentVolumeClaimSpec(
-                access_modes=["ReadWriteOnce"],
+                access_modes=["ReadWriteMany" if self.options.nodes > 1 else "ReadWriteOnce"],
                 resources=m.VolumeResourceRequirements(requests={"storage": m.Quantity(root=self.options.volume_size)}),
                 storage_class_name=self.options.storage_class or None,
             ),

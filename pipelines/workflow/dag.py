@@ -2,21 +2,37 @@
 
 from typing import Any
 
-from hera.workflows import DAG, Task, Workflow
+from hera.workflows import DAG, Artifact, Container, NoneArchiveStrategy, Resource, Task, Workflow
 from hera.workflows import Parameter as HeraParameter
 from hera.workflows import models as m
 
 from pipelines.workflow import parameters as p
 from pipelines.workflow.containers import ContainerBuilder
-from pipelines.workflow.contract import DATA, LABELS, METRICS_FILE, OUTPUT, VOLUMES
+from pipelines.workflow.contract import DATA, LABELS, METRICS_FILE, OUTPUT, SCRATCH, VOLUMES
 from pipelines.workflow.options import Options, Target, workflow_parameters
 from pipelines.workflow.values import seconds
+from steps.evaluate import HEADLINE
+
+VALUES = f"{SCRATCH}/values"
+CHANGED_FILE = f"{SCRATCH}/changed"
+IF_CHANGED = "{{tasks.fetch-dump.outputs.parameters.changed}} == true"
 
 
-def training_workflow(target: Target, options: Options) -> Workflow:
-    """Build the workflow: fetch the dump, prepare the data, train, evaluate, upload."""
+def training_workflow(target: Target, options: Options, *, again: bool = False) -> Workflow:
+    """Build the workflow: fetch the dump, prepare the data, train, evaluate, upload.
+
+    Args:
+        target: who consumes it.
+        options: what is chosen when it is compiled.
+        again: build it for a series of runs on a growing dump: it ends after the first step where the dump is the last
+            run's, and a last step makes the model the series' latest unless that one is better.
+    """
     parameters = workflow_parameters(target, options)
     build = ContainerBuilder(target, options)
+    in_series: dict[str, Any] = {}
+    series = f"{{{{workflow.namespace}}}}/{p.OUTPUT_PATH.reference}/{options.name}"
+    if again:
+        in_series = {"series": series, "changed_file": CHANGED_FILE, "outputs": [_value("changed", CHANGED_FILE)]}
     with Workflow(
         generate_name=f"{options.name}-",
         namespace=options.namespace or None,
@@ -54,6 +70,7 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             hyperparameters=p.HYPERPARAMETERS,
             checkpoint=p.CHECKPOINT,
             namespace="{{workflow.namespace}}",
+            **in_series,
         )
         prepare = build.step(
             "prepare-data",
@@ -80,6 +97,8 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             checkpoint=p.CHECKPOINT,
             seed=p.SEED,
             namespace="{{workflow.namespace}}",
+            gpus=options.gpus,
+            **({"processes": str(options.gpus)} if options.gpus > 1 and target is Target.ARGO else {}),
             sidecars=[build.tensorboard()],
         )
         evaluate = build.training_step(
@@ -90,6 +109,7 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             batch_size=p.BATCH_SIZE,
             metrics_file=METRICS_FILE,
             run="{{workflow.name}}",
+            **(_shown(options) if target is Target.ARGO else {}),
         )
         upload = build.step(
             "upload-artifacts",
@@ -97,17 +117,55 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             output_dir=OUTPUT,
             output_path=f"{{{{workflow.namespace}}}}/{p.OUTPUT_PATH.reference}/{{{{workflow.name}}}}",
         )
-        steps = [fetch, prepare, train, evaluate, upload]
+        training: Container | Resource = train
+        if options.nodes > 1 and target is Target.ARGO:
+            workflow.templates.remove(train)
+            training = build.across_nodes(train, LABELS)
+        steps = [fetch, prepare, training, evaluate, upload]
         if options.annotate:
             steps.append(build.training_step("annotate", "annotate", checkpoint=OUTPUT, to=p.ANNOTATE))
+        if again:
+            steps.append(
+                build.training_step(
+                    "promote-model",
+                    "promote",
+                    dataset_dir=DATA,
+                    output_dir=OUTPUT,
+                    series=series,
+                    run="{{workflow.name}}",
+                    batch_size=p.BATCH_SIZE,
+                )
+            )
         with DAG(name="main"):
             before: str | None = None
             for step in steps:
                 name = str(step.name)
                 # `dependencies`, since Onepanel's core adds some and Argo refuses a DAG that also has `depends`.
-                Task(name=name, template=step, dependencies=[before] if before else None)
+                Task(
+                    name=name,
+                    template=step,
+                    dependencies=[before] if before else None,
+                    # A step that is skipped counts as done: each needs the condition.
+                    when=IF_CHANGED if again and before else None,
+                )
                 before = name
     return workflow
+
+
+def _value(name: str, path: str) -> HeraParameter:
+    """Make an output parameter that is read from a file."""
+    return HeraParameter(name=name, value_from=m.ValueFrom(path=path))
+
+
+def _shown(options: Options) -> dict[str, Any]:
+    """Return what Argo's page shows of the evaluation."""
+    outputs: list[HeraParameter | Artifact] = [_value(name, f"{VALUES}/{name}") for name in HEADLINE]
+    if options.artifacts:
+        outputs += [
+            Artifact(name=name.partition(".")[0], path=f"{OUTPUT}/{name}", archive=NoneArchiveStrategy())
+            for name in ("report.html", "metrics.json")
+        ]
+    return {"values_dir": VALUES, "outputs": outputs}
 
 
 def _clean_up(target: Target, options: Options) -> dict[str, Any]:

@@ -128,7 +128,23 @@ class Options:
         [], "Tolerations of every step, such as '[{key: spot, operator: Exists}]'.", "those of the GPU"
     )
     priority_class: v.ObjectName = _option("", "Priority class of the pods.", "the cluster's default")
-    gpus: v.Count = _option(1, "GPUs for training and evaluation; 0 on a cluster without.")
+    gpus: v.Count = _option(
+        1, "GPUs for training, with one process each; evaluation takes one. 0 on a cluster without."
+    )
+    nodes: Annotated[int, Field(ge=1, le=1000)] = _option(
+        1,
+        "Argo: machines that train together, each with --gpus; more than one need --image, a --storage-class whose "
+        "volumes many nodes can write, and JobSet in the cluster.",
+    )
+    queue: v.Label = _option("", "Argo: with --nodes, Kueue's queue.", "none")
+    artifacts: bool = _option(
+        False, "Argo: keep report and metrics as artifacts too, which needs an artifact repository in the cluster."
+    )
+    schedule: str = _option(
+        "", "Argo: when to train again, in cron's words such as '0 3 * * *'; makes a CronWorkflow.", "no CronWorkflow"
+    )
+    timezone: str = _option("", "Argo: time zone of the schedule, such as Europe/Berlin.", "UTC")
+    schedule_dump: str = _option("", "Argo: with --schedule, the dump, as cvat-annotation-path takes it.")
     resources: Annotated[ByStep, _known(*BOXES, TENSORBOARD)] = _option(
         {
             "fetch-dump": _FILES,
@@ -136,6 +152,8 @@ class Options:
             "train-detr": _MODEL,
             "evaluate": _MODEL,
             "upload-artifacts": _FILES,
+            "promote-model": _MODEL,
+            "annotate": _MODEL,
             TENSORBOARD: _SIDE_CAR,
         },
         "What differs from the requests and limits of a step, such as '{train-detr: {limits: {memory: 64Gi}}}'; null "
@@ -165,7 +183,15 @@ class Options:
         "How often a step is tried again that was preempted or evicted, lost its node, or may pass (exit status 75).",
     )
     deadlines: Annotated[dict[str, v.Duration], _known(*BOXES)] = _option(
-        {"fetch-dump": "12h", "prepare-data": "6h", "train-detr": "7d", "evaluate": "12h", "upload-artifacts": "12h"},
+        {
+            "fetch-dump": "12h",
+            "prepare-data": "6h",
+            "train-detr": "7d",
+            "evaluate": "12h",
+            "upload-artifacts": "12h",
+            "promote-model": "12h",
+            "annotate": "12h",
+        },
         "What differs from the longest time that an attempt of a step may take, such as '{train-detr: 14d}'.",
         "see docs/operators.md",
     )
@@ -196,7 +222,12 @@ class Options:
             for name, each in fields.items()
         }
         try:
-            return cls(**merged(defaults, settings))
+            options = cls(**merged(defaults, settings))
+            if options.nodes > 1 and not options.image:
+                raise PipelineError("the setting 'nodes' needs 'image': pods of a JobSet do not clone the code")
+            if options.schedule and not options.schedule_dump:
+                raise PipelineError("the setting 'schedule' needs 'schedule-dump': nobody fills in a form at night")
+            return options
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join([_flag(str(first["loc"][0])), *map(str, first["loc"][1:])])

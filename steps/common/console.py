@@ -90,7 +90,7 @@ def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     # A command returns its result; a number is typer's own, of --help and typer.Exit.
-    return status if isinstance(status, int) else 0
+    return status if type(status) is int else 0
 
 
 def fail(message: str, status: int = EXIT_USER_ERROR) -> int:

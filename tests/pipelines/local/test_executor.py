@@ -12,8 +12,9 @@ import yaml
 from rich.console import Console
 
 from pipelines.errors import PipelineError
-from pipelines.local.executor import Run, StepFailedError, execute, plan
+from pipelines.local.executor import Run, StepFailedError, _may_retry, execute, plan
 from pipelines.manifest.reader import Manifest
+from pipelines.workflow.contract import WORKFLOW
 
 PREPARE = ["python", "-m", "steps", "prepare", "--dataset-dir", "/mnt/data", "--val-split"]
 ALWAYS = {"limit": "2", "retryPolicy": "Always"}
@@ -154,3 +155,13 @@ def test_a_task_whose_condition_does_not_hold_is_skipped(tmp_path: Path, changed
     said = executed(dataclasses.replace(run, tasks=[decide, then]))
     assert ("here" in said) == ran
     assert ("skipped" in said) != ran
+
+
+@pytest.mark.parametrize(
+    ("status", "attempt", "again"),
+    [(2, 0, False), (1, 1, True), (1, 2, False), (75, 5, True), (143, 9, True), (137, 9, True)],
+)
+def test_the_compiled_manifest_tries_again_what_may_pass(status: int, attempt: int, again: bool) -> None:
+    templates = Manifest.load(WORKFLOW).spec["templates"]
+    retries = next(each["retryStrategy"] for each in templates if each["name"] == "train-detr")
+    assert _may_retry(retries, status, 60.0, attempt) is again
