@@ -15,7 +15,7 @@ from steps.options import MODELS, Model
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.hyperparameters import Hyperparameter, hyperparameters, own_defaults
-from trainer.models.choice import AUTO, Surroundings, choose_model
+from trainer.models.choice import AUTO, CANDIDATES
 
 INTRODUCTION = """\
 # Hyperparameters
@@ -64,7 +64,7 @@ def check_settings(
     named = str(overrides.get("model") or model)
     models: Sequence[str] = [named]
     if named == AUTO:
-        models = [choose_model(Surroundings(gpu)).model for gpu in (None, "a GPU")]
+        models = CANDIDATES
         if checkpoint.strip() or "pretrained" in overrides:
             # A checkpoint names its own model.
             models = [*models, *MODELS]

@@ -73,6 +73,7 @@ def train_model(
 
     dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
     overrides = parse_hyperparameters(hyperparameters)
+    check_prepared(dataset_dir)
 
     def configure() -> TrainConfig:
         try:
@@ -95,7 +96,6 @@ def train_model(
         check_settings(model, epochs, batch_size, hyperparameters, checkpoint)
     else:
         config = configure()
-    check_prepared(dataset_dir)
     published = model.removeprefix(PREFIX)
     if model != published and has_scheme(published):
         storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)

@@ -15,9 +15,20 @@ from PIL import Image, ImageDraw
 from pipelines.local.s3_server import S3Server, s3_server
 from tests.faults.matrix import pytest_terminal_summary, record  # noqa: F401 - a hook and a fixture
 
+# No test asks a hub in the world; those about hubs have one of their own. Read when the hub's library is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 SHARED_DUMP = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd_cvat_coco.zip"
 # Neither dense nor from 1, as after deleting labels in a long-lived CVAT project.
 CATEGORIES = [{"id": 17, "name": "bolt", "supercategory": ""}, {"id": 4, "name": "nut", "supercategory": ""}]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device is here")
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import json
+import logging
+import os
+import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from trainer.errors import TrainerError
-from trainer.models.choice import AUTO, ModelChoice, Surroundings, choose_model
+from trainer.models.choice import AUTO, FALLBACK, NANO, ModelChoice, Published, Surroundings, choose_model
 from trainer.models.registry import family_of, model_info
+
+_log = logging.getLogger("trainer")
 
 Recipe = Literal["auto", "paper"]
 Augment = Literal["none", "light", "paper", "strong"]
@@ -163,7 +172,8 @@ class TrainConfig(BaseModel):
         known = config_class(given["model"]).model_fields
         for key in changes:
             if key not in known:
-                raise TrainerError(_unknown("hyperparameter", str(key), known))
+                chosen = f"; `auto` chose {given['model']}: name the model" if "model_reason" in given else ""
+                raise TrainerError(_unknown("hyperparameter", str(key), known) + chosen)
         return parse(given)
 
 
@@ -188,12 +198,12 @@ def config_class(model: str | None = None) -> type[TrainConfig]:
     """`TrainConfig` with a model's defaults and the settings of its family, in one flat namespace.
 
     Args:
-        model: None for the one that a machine without a GPU trains.
+        model: None for the one that every machine can train.
 
     Raises:
         TrainerError: no model has that name.
     """
-    model = str(model or choose_model(Surroundings(gpu=None)).model)
+    model = str(model or FALLBACK)
     if model not in _CLASSES:
         try:
             family, info = family_of(model), model_info(model)
@@ -232,15 +242,75 @@ def parse(given: Mapping[str, Any]) -> TrainConfig:
         raise TrainerError(_in_one_line(error, kind.model_fields)) from None
 
 
+CHOICE = "model_choice.json"
+"""File in a run's folder: which model `auto` is in this run, and why."""
+
+
 def _with_model(given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields with a model named: that of the run that is resumed or of the checkpoint to start from, or a choice.
 
-    So `auto` never changes the model between two attempts at one run, whatever machine the second one is on.
+    So `auto` never changes the model between two attempts at one run, whatever machine the second one is on and
+    whether or not it reaches the hub.
     """
     if given.get("model") not in (None, "", AUTO):
         return dict(given)
-    chosen = _model_of_checkpoint(given) or choose_model(_surroundings(given))
+    chosen = _model_of_checkpoint(given) or _choice_of_run(given)
     return {**given, "model": chosen.model, "model_reason": chosen.reason}
+
+
+def _choice_of_run(given: Mapping[str, Any]) -> ModelChoice:
+    """What was chosen when this run was first started, be it now."""
+    file = Path(given["output_dir"]) / CHOICE if given.get("output_dir") else None
+    if file is None or not file.is_file():
+        chosen = _choose(given)
+        if file is None or not _train_file(given).is_file():  # No run starts like this.
+            return chosen
+        file.parent.mkdir(parents=True, exist_ok=True)
+        mine = file.with_name(f".{CHOICE}.{os.getpid()}.{threading.get_ident()}")
+        mine.write_text(json.dumps(asdict(chosen)) + "\n", encoding="utf-8")
+        # Of processes that start together, and may see different things, the first one decides.
+        try:
+            os.link(mine, file)
+        except FileExistsError:
+            pass
+        except OSError:  # A file system without links.
+            os.replace(mine, file)
+        mine.unlink(missing_ok=True)
+    try:
+        return ModelChoice(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise TrainerError(f"{file} is damaged; delete it, or name the model") from None
+
+
+def _choose(given: Mapping[str, Any]) -> ModelChoice:
+    if given.get("pretrained", "published") != "published":
+        return ModelChoice(
+            FALLBACK, f"pretrained is {given['pretrained'] or 'none'}, which published models do not start from"
+        )
+    own = given.keys() - config_class(NANO.model).model_fields.keys()
+    if own and own <= config_class(FALLBACK).model_fields.keys():
+        return ModelChoice(FALLBACK, f"published models have no {' and no '.join(sorted(own))}")
+    return choose_model(_surroundings(given), _obtain)
+
+
+def _train_file(given: Mapping[str, Any]) -> Path:
+    """The training set's annotations, also where there are none."""
+    from trainer.data.coco_dataset import annotation_file
+
+    return annotation_file(Path(given.get("dataset_dir") or ""), "train")
+
+
+def _obtain(published: Published) -> str | None:
+    from trainer.models.hf.settings import PREFIX
+    from trainer.models.hf.source import obtain
+
+    _log.info(
+        "model auto: %s (%d MB, %s) is wanted; a model's name, or HF_HUB_OFFLINE=1, keeps it from being downloaded",
+        published.model,
+        published.megabytes,
+        published.license,
+    )
+    return obtain(published.model.removeprefix(PREFIX))
 
 
 def _model_of_checkpoint(given: Mapping[str, Any]) -> ModelChoice | None:
@@ -264,9 +334,21 @@ def _model_of_checkpoint(given: Mapping[str, Any]) -> ModelChoice | None:
 def _surroundings(given: Mapping[str, Any]) -> Surroundings:
     import torch
 
+    from trainer.data.coco_dataset import read_coco
+
+    file = _train_file(given)
+    coco = read_coco(file) if file.is_file() else {"images": [], "annotations": []}
+    # What the file lacks, or says wrongly, is told when the dataset is opened.
+    sides = [min(image["width"], image["height"]) for image in coco["images"] if {"width", "height"} <= image.keys()]
+    boxes = Counter(box.get("image_id") for box in coco["annotations"])
     wanted = str(given.get("device") or "auto")
     there = (wanted == "auto" or wanted.startswith("cuda")) and torch.cuda.is_available()
-    return Surroundings(gpu=torch.cuda.get_device_name() if there else None)
+    return Surroundings(
+        gpu=torch.cuda.get_device_name() if there else None,
+        gpu_memory=torch.cuda.get_device_properties().total_memory / 1e9 if there else None,
+        shorter_side=median(sides) if sides else None,
+        most_boxes=max(boxes.values(), default=None),
+    )
 
 
 def _in_one_line(error: ValidationError, known: Mapping[str, Any]) -> str:

@@ -148,6 +148,24 @@ def test_two_processes_share_the_work(family: str, tmp_path: Path) -> None:
     assert (summary["processes"], summary["precision"], summary["epochs"]) == (2, "bf16", 2)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["ddq", "hf", "fasterrcnn"])
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_a_family_trains_resumes_and_evaluates_on_a_gpu(family: str, precision: str, tmp_path: Path) -> None:
+    write_coco_dump(tmp_path / "dataset")
+    prepare_data(tmp_path / "dataset")
+    model, on_gpu = model_of(family, tmp_path), settings(device="cuda", precision=precision)
+    for epochs in (1, 2):
+        summary = train_model(
+            tmp_path / "dataset", tmp_path / "run", model=model, epochs=epochs, hyperparameters=on_gpu
+        )
+    assert summary["device"].startswith("cuda")
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in log] == [1, 2]
+    measured = evaluate_model(tmp_path / "dataset", tmp_path / "run")
+    assert measured["AP"] == pytest.approx(summary["best_AP"], abs=0.02)
+
+
 def test_a_published_model_is_brought_from_the_bucket(
     bucket: str, put: Callable[[str, bytes | Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

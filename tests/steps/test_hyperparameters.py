@@ -62,6 +62,8 @@ def test_what_training_would_refuse_is_refused_before_it(settings: dict[str, Any
 
 
 def test_while_the_model_is_not_settled_settings_pass_that_suit_one_it_can_be() -> None:
-    check_settings(hyperparameters="dropout: 0.2")
+    check_settings(hyperparameters="image_size: 512")
+    with refused("unknown hyperparameter 'dropout'"):
+        check_settings(hyperparameters="dropout: 0.2")
     check_settings(hyperparameters="denoising_queries: 50")
     check_settings(hyperparameters="nms_iou: 0.5", checkpoint="runs/1/best.pth")

@@ -100,6 +100,13 @@ class TestCheckpoint:
         )
         assert summary["config"]["lr_backbone"] == config.lr_backbone < config.lr
 
+    def test_with_auto_it_decides_about_the_model_and_its_settings(
+        self, no_aws: None, trained: Path, dataset_dir: Path, output_dir: Path
+    ) -> None:
+        start = str(trained / "checkpoints" / "best.pth")
+        summary = train(dataset_dir, output_dir, model="auto", hyperparameters=f"{SMALL}\ndropout: 0", checkpoint=start)
+        assert (summary["model"], summary["config"]["dropout"]) == ("detr_tiny", 0)
+
     # Which file is taken shows where its content is refused, without the time of a training.
     @pytest.mark.parametrize(
         ("key", "checkpoint", "namespace"),

@@ -48,13 +48,15 @@ class Family:
     """What the names of models start with that cannot be listed, as there may be any number of them."""
     prefixed: ModelInfo | None = None
     """What is known about each of these."""
+    known: Mapping[str, ModelInfo] = field(default_factory=dict)
+    """Those of them about which more is known."""
     max_objects: str | None = None
     """The setting that limits how many objects can be found in an image, if one does."""
 
     def info(self, model: str) -> ModelInfo | None:
         """What is known about a model; None for a model that is not of this family."""
         named = self.prefix is not None and model.startswith(self.prefix) and model != self.prefix
-        return self.prefixed if named else {**self.models, **self.retired}.get(model)
+        return {**self.models, **self.retired, **self.known}.get(model, self.prefixed if named else None)
 
     def new_spec(self, model: str, num_classes: int, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The spec of a model that is to be built for the first time."""

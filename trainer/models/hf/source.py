@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -21,6 +22,8 @@ _log = logging.getLogger("trainer")
 
 SILENCE = 45.0
 """Seconds without a byte after which a hub counts as not answering."""
+PROBE = 8.0
+"""The same where nobody asked for the hub, and there is something else to train."""
 
 _DESCRIPTION = ["config.json", "preprocessor_config.json", "processor_config.json", "README.md"]
 _SAFETENSORS = ["*.safetensors", "*.safetensors.index.json"]
@@ -55,9 +58,10 @@ def require_library() -> None:
 
 
 def find_source(name: str, *, silence: float = SILENCE) -> Source:
-    """The model of a name: a folder if there is one, else the hub's, downloaded or from its cache.
+    """The model of a name: a folder if there is one, else the hub's, from its cache or downloaded.
 
-    The hub is that of the environment variable HF_ENDPOINT, the token that of HF_TOKEN or of `hf auth login`.
+    What was downloaded once stays as it is, whatever is published later and whether or not the hub is there. The hub is
+    that of the environment variable HF_ENDPOINT, the token that of HF_TOKEN or of `hf auth login`.
 
     Args:
         name: a folder that holds config.json, or a repository on the hub, such as "ustc-community/dfine-small-coco".
@@ -76,6 +80,15 @@ def find_source(name: str, *, silence: float = SILENCE) -> Source:
         raise TrainerError(f"hf:{name}: there is no such folder")
     folder = _download(name, silence)
     return Source(name, folder, folder.name, _license_of(folder))
+
+
+def obtain(name: str) -> str | None:
+    """Brings a model of the hub onto this machine; why that is not possible, or None once it is here."""
+    try:
+        find_source(name, silence=PROBE)
+    except TrainerError as error:
+        return str(error).partition(";")[0]
+    return None
 
 
 def _license_of(folder: Path) -> str | None:
@@ -97,7 +110,7 @@ def _license_of(folder: Path) -> str | None:
 def _download(name: str, silence: float) -> Path:
     """The folder in the hub's cache, with what is needed to build and load a model and nothing else."""
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.file_download import repo_folder_name
     from huggingface_hub.utils import disable_progress_bars
     from huggingface_hub.utils.logging import set_verbosity_error
@@ -108,16 +121,17 @@ def _download(name: str, silence: float) -> Path:
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
     cache = Path(constants.HF_HUB_CACHE)
 
-    def fetch() -> Path:
-        folder = Path(
-            snapshot_download(name, endpoint=endpoint, cache_dir=cache, allow_patterns=_DESCRIPTION + _SAFETENSORS)
-        )
+    def fetch(from_cache: bool = False) -> Path:
+        where: dict[str, Any] = {"endpoint": endpoint, "cache_dir": cache, "local_files_only": from_cache}
+        folder = Path(snapshot_download(name, allow_patterns=_DESCRIPTION + _SAFETENSORS, **where))
         if not any(folder.glob("*.safetensors")):
-            snapshot_download(name, endpoint=endpoint, cache_dir=cache, allow_patterns=_PICKLES, revision=folder.name)
+            snapshot_download(name, allow_patterns=_PICKLES, revision=folder.name, **where)
         return folder
 
-    _log.info("hf:%s: looking on %s", name, endpoint)
     try:
+        with contextlib.suppress(LocalEntryNotFoundError):
+            return fetch(from_cache=True)
+        _log.info("hf:%s: looking on %s", name, endpoint)
         folder = _while_it_grows(fetch, cache / repo_folder_name(repo_id=name, repo_type="model"), silence)
     except HFValidationError:
         raise TrainerError(f"hf:{name}: a model on the hub is named OWNER/NAME, and there is no such folder") from None
@@ -180,7 +194,7 @@ def _size(folder: Path) -> int:
 
 def _reason(error: BaseException, endpoint: str) -> str:
     """What went wrong with the hub, and what to do about it, in one line."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     chain: list[BaseException] = []
     link: BaseException | None = error
@@ -188,6 +202,8 @@ def _reason(error: BaseException, endpoint: str) -> str:
         chain.append(link)
         link = link.__cause__ or link.__context__
     for link in chain:
+        if isinstance(link, OfflineModeIsEnabled):
+            return "HF_HUB_OFFLINE is set, and the model is not in the cache; unset it, or name a folder"
         if isinstance(link, GatedRepoError):
             return f"{endpoint} asks for a token; accept the model's terms there and set HF_TOKEN"
         if isinstance(link, RepositoryNotFoundError):
