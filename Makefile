@@ -5,19 +5,23 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-# DUMP=path  EPOCHS=n  MODEL=name  PARAMS="name=value name=value"
-RUN_FLAGS = $(if $(DUMP),--dump '$(DUMP)') $(if $(EPOCHS),--epochs '$(EPOCHS)') $(if $(MODEL),--model '$(MODEL)') \
-            $(foreach pair,$(PARAMS),--param '$(pair)')
+# DUMP=path  EPOCHS=n  MODEL=name  PARAMS="name=value name=value", as they are: neither make nor a shell gets to read
+# them, for what they hold may be anything. Under their own names make would expand them on the way out.
+export CVAT_DETR_DUMP   := $(value DUMP)
+export CVAT_DETR_EPOCHS := $(value EPOCHS)
+export CVAT_DETR_MODEL  := $(value MODEL)
+export CVAT_DETR_PARAMS := $(value PARAMS)
+unexport DUMP EPOCHS MODEL PARAMS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow compile docs lint format clean
+.PHONY: help run test test-slow compile lock docs lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  make run takes DUMP=path EPOCHS=n MODEL=name PARAMS="name=value name=value"'
 
 run: $(READY) ## Train on a drawn sample, or on DUMP=path, through the whole workflow on this machine
-	@$(BIN)/python -m pipelines run $(RUN_FLAGS)
+	@$(BIN)/python -m pipelines run
 
 # A process a core: threads of their own would only get in each other's way.
 test: $(READY) ## Run the tests (a few minutes)
@@ -28,6 +32,15 @@ test-slow: $(READY) ## Run the tests that train for minutes
 
 compile: $(READY) ## Write manifests/ from the workflow in pipelines/
 	@$(BIN)/python -m pipelines compile
+
+# The locks are for the pods: Linux, Python 3.11 to 3.13. PyTorch is not among them, since its image brings it.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+        --custom-compile-command 'make lock'
+lock: $(READY) ## Write requirements/, what pods and images install; UPGRADE=--upgrade for newer versions
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra cvat --output-file requirements/steps.txt
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra train --extra hf --extra cvat --overrides requirements/image.txt \
+	  $(foreach name,torch torchvision sympy mpmath networkx,--no-emit-package $(name)) --output-file requirements/train.txt
+	@echo tensorboard | $(LOCK) - --constraints requirements/train.txt --output-file requirements/tensorboard.txt
 
 docs: $(READY) ## Write docs/hyperparameters.md from the declarations in trainer/
 	@$(BIN)/python -m steps hyperparameters --markdown > docs/hyperparameters.md

@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from pipelines.errors import PipelineError
 from pipelines.local.executor import StepFailedError, stop_on_sigterm
@@ -27,6 +31,7 @@ from pipelines.workflow.options import (
 )
 from pipelines.workflow.parameters import EPOCHS, MODEL
 from steps.common.console import HELP, create_app, run_app
+from steps.common.errors import StepError
 
 if TYPE_CHECKING:
     from pipelines.cluster.protocol import Cluster
@@ -46,11 +51,30 @@ Overrides = Annotated[
 ]
 
 
+Via = Annotated[
+    str,
+    typer.Option(
+        metavar="[auto|argo|kubernetes]",
+        help="argo: the server of ARGO_SERVER, with ARGO_TOKEN; kubernetes: KUBECONFIG, or the pod that this runs in; "
+        "auto: the first that is configured.",
+    ),
+]
+Context = Annotated[str, typer.Option(help="Context of the kubeconfig.", show_default="the current one")]
+Namespace = Annotated[
+    str, typer.Option(help="Namespace.", show_default="ARGO_NAMESPACE, else the context's, else 'default'")
+]
+
+
 def _command(name: str, summary: str, *examples: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Add a command, with examples below its help."""
     # Click fills paragraphs, but for those that begin so.
     epilog = "\b\n" + "\n".join([f"Example{'s' * (len(examples) > 1)}:", *(f"  {each}" for each in examples)])
     return app.command(name, short_help=summary, epilog=epilog, context_settings=HELP)
+
+
+def _from_make(name: str) -> dict[str, Any]:
+    """Settings of an option that `make run` gives by the environment, where no shell reads it."""
+    return {"envvar": f"CVAT_DETR_{name}", "show_envvar": False}
 
 
 def read_overrides(given: list[str]) -> dict[str, str]:
@@ -78,14 +102,26 @@ def _console() -> Console:
     "Run the workflow on this machine.",
     "cvat-detr run",
     "cvat-detr run --dump task_7.zip --epochs 50 --model detr_resnet50",
+    "cvat-detr run --dump https://cvat.example.com/tasks/42 --param cvat-job-state=completed",
     "cvat-detr run --dump task_7.zip --param batch-size=4 --param 'hyperparameters=lr: 0.0002'",
 )
 def run_command(
     dump: Annotated[
-        Path | None, typer.Option(help="The dump, a folder or .zip.", show_default="a generated sample")
-    ] = None,
+        str,
+        typer.Option(
+            help="The dump, a folder or .zip; or tasks of a CVAT server, by their address.",
+            show_default="a generated sample",
+            **_from_make("DUMP"),
+        ),
+    ] = "",
     epochs: Annotated[
-        str, typer.Option(metavar="N|auto", help=f"{EPOCHS.hint} Short for --param epochs=…", show_default=EPOCHS.value)
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help=f"{EPOCHS.hint} Short for --param epochs=…",
+            show_default=EPOCHS.value,
+            **_from_make("EPOCHS"),
+        ),
     ] = "",
     model: Annotated[
         str,
@@ -93,9 +129,13 @@ def run_command(
             metavar="MODEL",
             help=f"{MODEL.hint} Short for --param model=…",
             show_default=MODEL.value,
+            **_from_make("MODEL"),
         ),
     ] = "",
-    param: Overrides = [],  # noqa: B006 - typer copies it
+    param: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=VALUE", help="A workflow parameter; may be repeated.", **_from_make("PARAMS")),
+    ] = [],  # noqa: B006 - typer copies it
     manifest: Annotated[
         Path, typer.Option(help="The compiled workflow to run.", show_default="the committed one")
     ] = WORKFLOW,
@@ -114,6 +154,132 @@ def run_command(
     return 0
 
 
+@_command(
+    "sweep",
+    "Train with several values of some parameters, and compare.",
+    "cvat-detr sweep --dump task_7.zip --param lr=1e-4,3e-4 --param model=ddq_lite0,detr_resnet50",
+    "cvat-detr sweep --cluster --at-once 4 --param cvat-annotation-path=annotation-dump/7/ --param lr=1e-4,3e-4",
+)
+def sweep_command(
+    param: Annotated[
+        list[str],
+        typer.Option(
+            "--param",
+            "-p",
+            metavar="NAME=VALUE[,VALUE...]",
+            help="A workflow parameter or hyperparameter, with one value or several; may be repeated.",
+        ),
+    ],
+    cluster: Annotated[bool, typer.Option("--cluster", help="On the cluster, instead of on this machine.")] = False,
+    at_once: Annotated[int, typer.Option(metavar="N", help="On a cluster: how many runs at once, at most.")] = 1,
+    dump: Annotated[
+        str,
+        typer.Option(
+            help="On this machine: the dump, a folder or .zip; or tasks of a CVAT server, by their address.",
+            show_default="a generated sample",
+        ),
+    ] = "",
+    runs: Annotated[
+        Path, typer.Option(help="On this machine: folder in which the sweep gets a folder of its own.")
+    ] = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="On a cluster: print what would be sent, and send nothing.")
+    ] = False,
+    manifest: Annotated[Path, typer.Option(help="The compiled workflow.", show_default="the committed one")] = WORKFLOW,
+    via: Via = "auto",
+    context: Context = "",
+    namespace: Namespace = "",
+) -> int:
+    """Train with each combination of the given values; the data is fetched and prepared once.
+
+    On this machine one run follows another, and a comparison ends it. On a cluster each is a workflow of its own, all
+    with one label; `compare` takes the folder in the bucket that they write to.
+    """
+    given = read_overrides(param)
+    if cluster or dry_run:
+        if dump:
+            raise PipelineError("--dump is for this machine: on a cluster, give --param cvat-annotation-path=…")
+        return _sweep_on_cluster(given, at_once, dry_run, manifest, via, context, namespace)
+    from pipelines.local.run import sweep_locally
+
+    stop_on_sigterm()
+    try:
+        folder, failed = sweep_locally(manifest, dump, given, runs, _console())
+    except StepFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if any(folder.glob("*/output/metrics.json")):
+        _compare([str(folder)], folder / "comparison.html")
+    if failed:
+        print(f"error: {len(failed)} of the runs failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _sweep_on_cluster(
+    given: dict[str, str], at_once: int, dry_run: bool, manifest: Path, via: str, context: str, namespace: str
+) -> int:
+    from pipelines.cluster.connect import connect
+    from pipelines.cluster.submit import addressed
+    from pipelines.cluster.sweep import submit_sweep, sweep_workflows
+    from pipelines.manifest.sweep import new_name
+
+    compiled = Manifest.load(manifest)
+    namespace = namespace or str(compiled.metadata.get("namespace", ""))
+    if dry_run:
+        where = namespace or os.environ.get("ARGO_NAMESPACE") or "default"
+        workflows = sweep_workflows(compiled, given, new_name(compiled), where, at_once)
+        instance = os.environ.get("ARGO_INSTANCEID", "")
+        print(yaml.safe_dump_all([addressed(each, where, instance) for each in workflows], sort_keys=False), end="")
+        return 0
+    reached = connect(via, context=context, namespace=namespace)
+    sent = submit_sweep(reached, compiled, given, at_once)
+    print(f"submitted the sweep {sent.name} in namespace {reached.namespace}: its data, then {len(sent.runs)} runs")
+    for name, words in sent.runs.items():
+        print(f"  {name}  {words}")
+    print(f"list them: cvat-detr list --sweep {sent.name} --namespace {reached.namespace}")
+    print(f"compare them: cvat-detr compare {sent.folder} (a key in the bucket; or its whole address)")
+    return 0
+
+
+@_command(
+    "compare",
+    "Compare runs, in a table and on a page.",
+    "cvat-detr compare runs/latest",
+    "cvat-detr compare s3://models/team/workflow-data/output/detr-training-sweep-x7k2p --output lr.html",
+)
+def compare_command(
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN-OR-SWEEP...", help="Folders, addresses, or key prefixes in the bucket."),
+    ],
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("comparison.html"),
+) -> int:
+    """Compare runs by what they left: a table here, and a page with curves and AP by class.
+
+    With MLFLOW_TRACKING_URI set, the runs are sent there too.
+    """
+    _compare(places, output)
+    return 0
+
+
+def _compare(places: list[str], page: Path) -> None:
+    from steps.compare import compare_runs
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        columns, rows, warnings = compare_runs(places, page)
+    except StepError as error:
+        raise PipelineError(str(error)) from None
+    # Runs of a sweep differ at the end of their names.
+    table = Table(Column(columns[0], no_wrap=True, min_width=max(len(row[0]) for row in rows)), *columns[1:])
+    for row in rows:
+        table.add_row(*map(Text, row))
+    _console().print(table)
+    for warning in warnings:
+        print(f"WARNING: {warning}")
+    print(f"page: {page}")
+
+
 def _takes(options: type) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Give a command a flag for every field of `options`, in place of its own `**settings`."""
 
@@ -122,7 +288,8 @@ def _takes(options: type) -> Callable[[Callable[..., int]], Callable[..., int]]:
         for each in dataclasses.fields(options):
             structured = each.default is dataclasses.MISSING
             shown = each.metadata["empty"] or str(each.default)
-            option = typer.Option(help=each.metadata["help"], show_default=shown, metavar="YAML" if structured else None)
+            metavar = "YAML" if structured else None
+            option = typer.Option(help=each.metadata["help"], show_default=shown, metavar=metavar)
             kind = str if structured else type(each.default)
             # None: not given, which is not the default where a file has chosen otherwise.
             hint = Annotated[kind | None, option]  # type: ignore[valid-type]
@@ -150,6 +317,7 @@ def compile_command(
     What is chosen is kept in compile.yaml beside them, so that it need not be said again.
     """
     given = {name: _parsed(name, value) for name, value in settings.items() if value is not None}
+    chosen_options(output)  # Else the fault of the file would be told as one of the flags.
     chosen = merged(read_settings(output), given)
     for relative, text in manifests(Options.create(chosen)).items():
         path = output / relative
@@ -173,17 +341,8 @@ def _parsed(name: str, value: Any) -> Any:
         raise PipelineError(f"--{name.replace('_', '-')} is not YAML: {' '.join(str(error).split())}") from None
 
 
-Via = Annotated[
-    str,
-    typer.Option(
-        metavar="[auto|argo|kubernetes]",
-        help="argo: the server of ARGO_SERVER, with ARGO_TOKEN; kubernetes: KUBECONFIG, or the pod that this runs in; "
-        "auto: the first that is configured.",
-    ),
-]
-Context = Annotated[str, typer.Option(help="Context of the kubeconfig.", show_default="the current one")]
-Namespace = Annotated[
-    str, typer.Option(help="Namespace.", show_default="ARGO_NAMESPACE, else the context's, else 'default'")
+Output = Annotated[
+    str, typer.Option("--output", "-o", metavar="[name|json|yaml]", help="What to print.", show_default="in words")
 ]
 
 
@@ -192,6 +351,7 @@ Namespace = Annotated[
     "Create the workflow on a cluster.",
     "cvat-detr submit --watch --param cvat-annotation-path=annotation-dump/7/",
     "cvat-detr submit --from-template detr-training --param epochs=50 --namespace team",
+    "cvat-detr submit --dry-run --param cvat-annotation-path=annotation-dump/7/ | kubectl create -f -",
 )
 def submit_command(
     param: Overrides = [],  # noqa: B006 - typer copies it
@@ -199,6 +359,8 @@ def submit_command(
         str, typer.Option(help="Installed WorkflowTemplate to refer to.", show_default="the manifest is sent")
     ] = "",
     watch: Annotated[bool, typer.Option("--watch", help="Watch it until it is finished.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
+    output: Output = "",
     manifest: Annotated[
         Path, typer.Option(help="The compiled workflow to submit.", show_default="the committed one")
     ] = WORKFLOW,
@@ -208,24 +370,52 @@ def submit_command(
 ) -> int:
     """Create the workflow on a cluster."""
     from pipelines.cluster.connect import connect
-    from pipelines.cluster.submit import submit
+    from pipelines.cluster.submit import addressed, build_workflow, installed, send
 
-    cluster = connect(via, context=context, namespace=namespace)
-    name = submit(cluster, Manifest.load(manifest), read_overrides(param), from_template)
-    print(f"submitted {name} in namespace {cluster.namespace}")
+    if output not in ("", "name", "json", "yaml"):
+        raise PipelineError(f"--output is '{output}': give name, json or yaml")
+    compiled = Manifest.load(manifest)
+    own = str(compiled.metadata.get("namespace", ""))
+    if dry_run and not from_template:
+        # Needs no cluster.
+        workflow = build_workflow(compiled, read_overrides(param))
+        _print_workflow(addressed(workflow, namespace, os.environ.get("ARGO_INSTANCEID", "")), output)
+        return 0
+    cluster = connect(via, context=context, namespace=namespace or own)
+    if from_template:
+        compiled = installed(cluster, compiled, from_template)
+    workflow = build_workflow(compiled, read_overrides(param), from_template)
+    if dry_run:
+        _print_workflow(addressed(workflow, cluster.namespace, cluster.instance_id), output)
+        return 0
+    created = send(cluster, workflow)
+    name = str(created["metadata"]["name"])
+    if output:
+        _print_workflow(created, output)
+    else:
+        print(f"submitted {name} in namespace {cluster.namespace}")
     if watch:
         return _watch(cluster, name)
-    print(f"watch it: python -m pipelines watch {name} --namespace {cluster.namespace}")
+    if not output:
+        print(f"watch it: python -m pipelines watch {name} --namespace {cluster.namespace}")
     return 0
 
 
+def _print_workflow(workflow: dict[str, Any], output: str) -> None:
+    metadata = workflow["metadata"]
+    if output == "name":
+        print(metadata.get("name") or metadata["generateName"])
+    elif output == "json":
+        print(json.dumps(workflow, indent=2))
+    else:
+        print(yaml.safe_dump(workflow, sort_keys=False, allow_unicode=True), end="")
+
+
+RunName = Annotated[str, typer.Argument(help="Name of the workflow.")]
+
+
 @_command("watch", "Watch a workflow until it is finished.", "cvat-detr watch detr-training-x7k2p --namespace team")
-def watch_command(
-    name: Annotated[str, typer.Argument(help="Name of the workflow.")],
-    via: Via = "auto",
-    context: Context = "",
-    namespace: Namespace = "",
-) -> int:
+def watch_command(name: RunName, via: Via = "auto", context: Context = "", namespace: Namespace = "") -> int:
     """Watch a workflow until it is finished; the exit status is 0 only if it succeeded."""
     from pipelines.cluster.connect import connect
 
@@ -241,6 +431,74 @@ def _watch(cluster: "Cluster", name: str) -> int:
         again = f"python -m pipelines watch {name} --namespace {cluster.namespace}"
         print(f"stopped watching; the workflow keeps running: {again}", file=sys.stderr)
         return 130
+
+
+@_command("logs", "Print what a workflow's steps wrote.", "cvat-detr logs detr-training-x7k2p --step train-detr")
+def logs_command(
+    name: RunName,
+    step: Annotated[str, typer.Option(help="Only this step's.", show_default="all steps")] = "",
+    via: Via = "auto",
+    context: Context = "",
+    namespace: Namespace = "",
+) -> int:
+    """Print what a workflow's steps wrote so far; of a step that was tried again, the last attempt."""
+    from pipelines.cluster.connect import connect
+    from pipelines.cluster.runs import print_logs
+
+    print_logs(connect(via, context=context, namespace=namespace), name, step)
+    return 0
+
+
+@_command("list", "List the training workflows of a namespace.", "cvat-detr list --namespace team")
+def list_command(
+    sweep: Annotated[str, typer.Option(help="Only the runs of this sweep.", show_default="all")] = "",
+    via: Via = "auto",
+    context: Context = "",
+    namespace: Namespace = "",
+) -> int:
+    """List the training workflows of a namespace, the newest first."""
+    from pipelines.cluster.connect import connect
+    from pipelines.cluster.runs import print_list
+
+    print_list(connect(via, context=context, namespace=namespace), sweep, _console())
+    return 0
+
+
+@_command("stop", "Stop a workflow, or all of a sweep.", "cvat-detr stop detr-training-x7k2p --namespace team")
+def stop_command(
+    name: Annotated[str, typer.Argument(help="Name of the workflow or the sweep.")],
+    via: Via = "auto",
+    context: Context = "",
+    namespace: Namespace = "",
+) -> int:
+    """Stop a workflow, or all of a sweep; a training writes its checkpoint first, from which `retry` goes on."""
+    from pipelines.cluster.connect import connect
+    from pipelines.cluster.runs import stop
+
+    for stopped in stop(connect(via, context=context, namespace=namespace), name):
+        print(f"stopped {stopped}")
+    return 0
+
+
+@_command("retry", "Take a failed or stopped workflow up again.", "cvat-detr retry detr-training-x7k2p --watch")
+def retry_command(
+    name: RunName,
+    watch: Annotated[bool, typer.Option("--watch", help="Watch it until it is finished.")] = False,
+    via: Via = "auto",
+    context: Context = "",
+    namespace: Namespace = "",
+) -> int:
+    """Run the steps again that failed or never ran; a training goes on from its last checkpoint.
+
+    Through the Kubernetes API this needs the argo command.
+    """
+    from pipelines.cluster.connect import connect
+    from pipelines.cluster.runs import retry
+
+    cluster = connect(via, context=context, namespace=namespace)
+    retry(cluster, name)
+    print(f"retrying {name} in namespace {cluster.namespace}")
+    return _watch(cluster, name) if watch else 0
 
 
 @_command(

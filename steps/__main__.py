@@ -1,3 +1,8 @@
-from steps.cli import main
+from steps.common.stopping import end_on_sigterm
 
-main()
+if __name__ == "__main__":
+    end_on_sigterm()
+
+    from steps.cli import main
+
+    main()

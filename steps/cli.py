@@ -8,11 +8,14 @@ from typing import Any
 
 import typer
 
+from steps.annotate import annotate_tasks
 from steps.common.console import create_app, run_app, usage_error
 from steps.common.errors import StepError
+from steps.common.stopping import end_on_sigterm
 from steps.evaluate import evaluate_model
 from steps.fetch import fetch_dump
 from steps.hyperparameters import show_hyperparameters
+from steps.nuclio import write_function
 from steps.prepare import prepare_data
 from steps.train import train_model
 from steps.upload import upload_artifacts
@@ -23,6 +26,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "train": train_model,
     "evaluate": evaluate_model,
     "upload": upload_artifacts,
+    "annotate": annotate_tasks,
 }
 
 EXAMPLES = {
@@ -31,12 +35,14 @@ EXAMPLES = {
     "train": "train --dataset-dir data --output-dir run --hyperparameters 'lr: 0.0002'",
     "evaluate": "evaluate --dataset-dir data --output-dir run",
     "upload": "upload --output-dir run --output-path s3://bucket/models/1",
+    "annotate": "annotate --checkpoint run --to https://cvat.example.com/tasks/43",
 }
 
 app = create_app("python -m steps", "Run one step of the pipeline.")
 for _name, _function in STEPS.items():
     _epilog = f"Example:\n\n\b\n  python -m steps {EXAMPLES[_name]}"
     app.command(_name, help=sys.modules[_function.__module__].__doc__, epilog=_epilog)(_function)
+app.command("nuclio", help=sys.modules[write_function.__module__].__doc__)(write_function)
 app.command("hyperparameters")(show_hyperparameters)
 
 
@@ -68,7 +74,12 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Run a step. Exit status: 0 on success, 2 with one line on a user error, 1 with a traceback on a defect."""
+    """Run a step.
+
+    Exit status: 0 on success; with one line, 2 on a user error and 75 on what may pass; 1 with a traceback on a defect;
+    143 after SIGTERM.
+    """
+    end_on_sigterm()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     for noisy in ("boto3", "botocore", "urllib3", "matplotlib", "PIL", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

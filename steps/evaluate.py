@@ -9,11 +9,16 @@ import typer
 
 from steps.common.errors import StepError
 from steps.common.files import write_json
+from steps.common.lock import only_writer
 from steps.common.revision import revision
+from steps.dataset.layout import check_prepared
 from steps.options import BatchSize, DatasetDir, OutputDir
 from steps.report import write_report
+from trainer.data.fingerprint import file_digest
 
 log = logging.getLogger(__name__)
+
+_LOCK = ".evaluate.lock"
 
 
 def evaluate_model(
@@ -29,6 +34,9 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Write `metrics.json`, `predictions.json` (COCO results) and `report.html` into `output_dir`.
 
+    The run's own checkpoint is evaluated on the dataset that it was trained with and on no other; one that is named
+    by `checkpoint` on whatever is there.
+
     Returns:
         The content of `metrics.json`: COCO's twelve numbers, `per_class` and `operating_points` (score, precision,
         recall and F1, by class and overall); -1 is COCO's word for "none of that size here".
@@ -40,16 +48,28 @@ def evaluate_model(
     weights = Path(checkpoint) if checkpoint else output_dir / "checkpoints" / "best.pth"
     if not weights.is_file():
         raise StepError(f"{weights} is not there: train-detr makes it, run that first, or name another --checkpoint")
-    prepared = dataset_dir / "annotations" / "instances_val.json"
-    if not prepared.is_file():
-        raise StepError(f"{prepared} is not there: prepare-data makes it, run that first")
+    check_prepared(dataset_dir)
 
+    with only_writer(output_dir, "evaluate", _LOCK):
+        return _evaluate(dataset_dir, output_dir, weights, not checkpoint, batch_size, metrics_file, run)
+
+
+def _evaluate(
+    dataset_dir: Path,
+    output_dir: Path,
+    weights: Path,
+    own: bool,
+    batch_size: int | None,
+    metrics_file: str,
+    run: str,
+) -> dict[str, Any]:
     # Kept out of the module: listing the steps, or fetching in a slim pod, needs no torch.
     from trainer.errors import TrainerError
     from trainer.evaluation.evaluate import evaluate
 
     try:
-        result = evaluate(dataset_dir, weights, batch_size=batch_size)
+        result = evaluate(dataset_dir, weights, batch_size=batch_size, same_data=own)
+        digest = file_digest(weights)
     except TrainerError as error:
         raise StepError(str(error)) from None
     metrics: dict[str, Any] = {
@@ -60,6 +80,8 @@ def evaluate_model(
         "boxes": result.boxes,
         "seconds": result.seconds,
         "checkpoint": weights.name,
+        "checkpoint_sha256": digest,
+        "data": {"val": result.data, "trained_on": result.trained_on},
         "run": run or _run_of(output_dir),
         "evaluated": datetime.now(timezone.utc).isoformat(timespec="minutes"),
         "commit": revision(),

@@ -1,4 +1,4 @@
-"""Fetch a dump from object storage, a folder or a zip archive."""
+"""Fetch a dump from object storage, a folder, a zip archive or a CVAT server."""
 
 import logging
 import shutil
@@ -10,13 +10,29 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from steps.common.errors import StepError
+from steps.common.errors import StepError, TemporaryError
+from steps.common.lock import only_writer
 from steps.common.progress import progress
+from steps.cvat.address import Place
+from steps.cvat.export import STATES, export, frame_numbers, parts, write_ids
+from steps.cvat.links import IDS
+from steps.cvat.server import Server
 from steps.dump.journal import Fetched, Journal, version_of
-from steps.dump.source import BucketArchive, BucketFolder, LocalArchive, LocalFolder, Source, files_of, locate
+from steps.dump.source import (
+    BucketArchive,
+    BucketFolder,
+    LocalArchive,
+    LocalFolder,
+    ServerTasks,
+    Source,
+    files_of,
+    locate,
+)
 from steps.dump.target import (
     ARCHIVE,
+    LOCK,
     empty_scratch,
+    listed,
     note_source,
     nothing_in_the_way,
     refuse_full_disk,
@@ -25,10 +41,24 @@ from steps.dump.target import (
     settle,
 )
 from steps.dump.unpack import unpack, unpacked
-from steps.options import Bucket, DatasetDir, Endpoint, Namespace, Region
+from steps.hyperparameters import check_settings
+from steps.options import (
+    BatchSize,
+    Bucket,
+    Checkpoint,
+    DatasetDir,
+    Endpoint,
+    Epochs,
+    Hyperparameters,
+    Model,
+    Namespace,
+    Region,
+    choice,
+)
 from steps.storage.config import StorageConfig
+from steps.storage.objects import RemoteObject
 from steps.storage.store import Storage
-from steps.storage.transfer import RemoteObject
+from trainer.models.choice import AUTO
 
 log = logging.getLogger(__name__)
 
@@ -36,39 +66,56 @@ log = logging.getLogger(__name__)
 def fetch_dump(
     annotation_path: Annotated[
         str,
-        typer.Option(help="Where the dump is: a key prefix in the bucket, s3://bucket/prefix, a folder or a .zip."),
+        typer.Option(
+            help="Where the dump is: a key prefix in the bucket, s3://bucket/prefix, a folder or a .zip; "
+            "or tasks, projects or jobs of a CVAT server, as in https://cvat.example.com/tasks/42."
+        ),
     ],
     dataset_dir: DatasetDir,
     namespace: Namespace = "",
     bucket: Bucket = "",
     endpoint: Endpoint = "",
     region: Region = "",
+    state: Annotated[
+        str,
+        choice(STATES, help="Of a CVAT server, take jobs that are completed, or accepted, or in any state."),
+    ] = "any",
+    model: Model = AUTO,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    hyperparameters: Hyperparameters = "",
+    checkpoint: Checkpoint = "",
 ) -> Path:
     """Bring a dump, complete and unpacked, into `dataset_dir`; files that are already there are kept.
 
     A bare path is a key prefix when a bucket is configured. It is tried as given, then under `namespace`:
     Onepanel's CVAT has passed it both ways. Files of an earlier, other dump are removed.
 
+    The settings of the training are not used here, only checked: what it would refuse costs no download and no GPU.
+
     Returns:
         `dataset_dir`.
 
     Raises:
-        StepError: nothing is there, the storage refuses, or an archive is broken or unsafe.
+        StepError: a setting is wrong, nothing is there, the storage refuses, or an archive is broken or unsafe.
     """
     started = time.monotonic()
+    check_settings(model, epochs, batch_size, hyperparameters, checkpoint)
     dataset_dir = Path(dataset_dir)
     if dataset_dir.exists() and not dataset_dir.is_dir():
         raise StepError(f"--dataset-dir {dataset_dir} is a file: give a folder, which need not exist yet")
     if not annotation_path.strip():
         raise StepError("--annotation-path is empty: give the dump's key prefix, address, folder or .zip")
+    if state not in STATES:
+        raise StepError(f"--state is '{state}': give one of {', '.join(STATES)}")
     config = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
 
     source = locate(annotation_path, namespace, config)
     if isinstance(source, LocalFolder) and source.path.resolve() == dataset_dir.resolve():
         log.info("the dump is already in %s", dataset_dir)
         return dataset_dir
-    with nothing_in_the_way(dataset_dir):
-        fetched = _bring(source, dataset_dir)
+    with only_writer(dataset_dir, "fetch", LOCK), nothing_in_the_way(dataset_dir):
+        fetched = _bring(source, dataset_dir, state)
         note_source(str(source), dataset_dir)
     log.info(
         "%s files (%s) of %s in %s: %s fetched in %.1f s, %s already there",
@@ -78,9 +125,13 @@ def fetch_dump(
     return dataset_dir
 
 
-def _bring(source: Source, dataset_dir: Path) -> Fetched:
+def _bring(source: Source, dataset_dir: Path, state: str) -> Fetched:
     """Bring a dump by the way that its kind asks for."""
+    if not isinstance(source, ServerTasks):
+        (dataset_dir / IDS).unlink(missing_ok=True)
     match source:
+        case ServerTasks(places):
+            return _export(places, state, dataset_dir)
         case LocalFolder(path):
             return _copy(path, dataset_dir)
         case LocalArchive(path):
@@ -99,6 +150,33 @@ def _bring(source: Source, dataset_dir: Path) -> Fetched:
             return unpack(archive, str(source), remote.version, dataset_dir)
 
 
+def _export(places: Sequence[Place], state: str, dataset_dir: Path) -> Fetched:
+    """Export tasks and jobs from a CVAT server, each into a folder of its own, unless they are there as they are."""
+    with Server(places[0].host) as server:
+        wanted = parts(server, places, state)
+        folders = {part.folder for part in wanted}
+        described, kept = [], 0
+
+        def there() -> list[PurePosixPath]:
+            return [name for name in map(PurePosixPath, listed(dataset_dir)) if name.parts[0] in folders]
+
+        for part in wanted:
+            if same := unpacked(part.version, dataset_dir, part.folder):
+                kept += same.kept
+            else:
+                archive = dataset_dir / ARCHIVE
+                export(server, part, archive)
+                beside = [dataset_dir / name for name in there() if name.parts[0] != part.folder]
+                shown = f"{server.host}'s export of {part.kind} {part.id}"
+                kept += unpack(archive, shown, part.version, dataset_dir, part.folder, beside).kept
+            files = [str(name.relative_to(part.folder)) for name in there() if name.parts[0] == part.folder]
+            described.append((part, frame_numbers(server, part, files)))
+        files_there = [dataset_dir / name for name in there()]
+        settle(files_there, dataset_dir)
+        write_ids(dataset_dir / IDS, server, described)
+    return Fetched(len(files_there), kept, sum(path.stat().st_size for path in files_there))
+
+
 def _name(key: str, prefix: str) -> PurePosixPath:
     """Give an object's path in the dataset's folder; refuse keys that would leave it."""
     name = key.removeprefix(prefix).lstrip("/") or PurePosixPath(key).name
@@ -111,7 +189,7 @@ def _download(storage: Storage, wanted: Sequence[tuple[RemoteObject, Path]], dat
     with Journal(dataset_dir) as journal:
         missing = [(remote, path) for remote, path in wanted if not journal.holds(path, remote.version)]
         refuse_full_disk(sum(remote.size for remote, _ in missing), dataset_dir)
-        storage.download(missing, scratch, lambda remote, path: journal.add(path, remote.version))
+        storage.download(missing, scratch, lambda remote, path, sum_: journal.add(path, remote.version, sum_))
     return len(wanted) - len(missing)
 
 
@@ -132,6 +210,8 @@ def _copy(folder: Path, dataset_dir: Path) -> Fetched:
             for path, target in missing:
                 version = version_of(path)
                 shutil.copyfile(path, unfinished)
+                if version_of(path) != version:
+                    raise TemporaryError(f"{path} changed while it was copied: run the step again")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 unfinished.replace(target)
                 journal.add(target, version)

@@ -84,3 +84,9 @@ Model = Annotated[
 ]
 BatchSize = Annotated[int | None, _or_auto("Images per step. auto: what suits the model and the GPU.")]
 Epochs = Annotated[int | None, _or_auto("Number of epochs. auto: by the number of training images.")]
+Hyperparameters = Annotated[
+    str, typer.Option(help="More settings as YAML, one 'name: value' a line, such as 'lr: 0.0002'.")
+]
+Checkpoint = Annotated[
+    str, typer.Option(help="Checkpoint to start from: a key in the bucket, an address or a file. Empty: none.")
+]

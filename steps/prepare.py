@@ -12,19 +12,23 @@ import typer
 
 from steps.common.errors import StepError
 from steps.common.files import replacing, write_json
+from steps.common.lock import only_writer
 from steps.common.messages import printable
 from steps.dataset.containment import refuse_ways_out
 from steps.dataset.findings import Findings
+from steps.dataset.layout import PREPARED, REPORT
 from steps.dataset.model import CROWDS, FRAME_ORDERS, Dataset
-from steps.dump.target import dump_name
+from steps.dump.target import LOCK, dump_name
 from steps.formats import TAGS, check_tag, detect
+from steps.formats.coco import is_ours
 from steps.options import DatasetDir, Seed, choice
 from steps.preparation.clean import Clean, clean
 from steps.preparation.coco_writer import by_id, coco_file
-from steps.preparation.digest import dataset_digest
+from steps.preparation.digest import digest_of
 from steps.preparation.image_lookup import find_images, image_files
 from steps.preparation.split import SPLITS, Split, split_images
 from steps.preparation.video import likely_video
+from trainer.data.fingerprint import dataset_digest
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +83,11 @@ def prepare_data(
     Their `file_name`s are absolute paths of existing images, their boxes lie within the upright image, and category
     ids are the dump's own where it has any. The two sets are disjoint, and the same for the same images and seed.
     Images without boxes stay, as negatives. What was kept, repaired and dropped is counted in `prepare_report.json`,
-    which also names the dump and gives the `dataset_digest` of the two sets. Nothing outside `dataset_dir` is read or
-    written.
+    which also names the dump and the settings and gives the `dataset_digest` of the two sets. Nothing outside
+    `dataset_dir` is read or written.
+
+    What an earlier run wrote is removed first, and `instances_train.json` comes last: wherever it lies, the rest
+    belongs to it, and a run that is refused or killed leaves nothing that could be trained on by mistake.
 
     Returns:
         The content of `prepare_report.json`.
@@ -106,7 +113,7 @@ def prepare_data(
 
     rules = [rule for rule in map(str.strip, exclude.split(",")) if rule]
     dataset = Dataset(dataset_dir, Findings(), rules, crowds=crowds, frame_order=frame_order)
-    with _collector_paused():
+    with only_writer(dataset_dir, "prepare", LOCK), _collector_paused():
         return _prepare(dataset, dump_format, split, val_split, seed, max_lost)
 
 
@@ -114,8 +121,8 @@ def _prepare(
     dataset: Dataset, dump_format: str, split: Split, val_split: int, seed: int, max_lost: int
 ) -> dict[str, Any]:
     dataset_dir, findings = dataset.root, dataset.findings
+    _remove_earlier(dataset_dir)
     refuse_ways_out(dataset_dir)
-    _remove_unfinished(dataset_dir)
     there = image_files(dataset_dir)
     reader = detect(dataset_dir, dump_format)
     reader.read(dataset_dir, dataset)
@@ -126,22 +133,34 @@ def _prepare(
     video = likely_video(data, dataset.video)
     train, val = split_images(data, split, val_split, seed, findings)
 
+    digests = {"train": digest_of(data, train), "val": digest_of(data, val)}
+    digest = dataset_digest(**digests)
     numbers = np.arange(1, len(data.boxes) + 1)
-    for name, images in (("train", train), ("val", val)):
-        with (
-            replacing(dataset_dir / "annotations" / f"instances_{name}.json") as temporary,
-            temporary.open("wb") as file,
-        ):
-            file.writelines(coco_file(data, dataset_dir, images, numbers))
+
+    def write(name: str, images: Sequence[int]) -> None:
+        own = {"split_digest": digests[name], "dataset_digest": digest}
+        with replacing(dataset_dir / PREPARED[name]) as temporary, temporary.open("wb") as file:
+            file.writelines(coco_file(data, dataset_dir, images, numbers, own))
+
     report = {
         **_counts(data, train, val),
         "dump": dump_name(dataset_dir),
-        "digest": dataset_digest(data, train, val),
+        "digest": digest,
         "dump_format": reader.TAG,
         "split": split,
+        "settings": {
+            "val_split": val_split,
+            "seed": seed,
+            "exclude": list(dataset.exclude),
+            "crowds": dataset.crowds,
+            "frame_order": dataset.frame_order,
+            "max_lost": max_lost,
+        },
         **findings.report(),
     }
-    write_json(dataset_dir / "prepare_report.json", report)
+    write("val", val)
+    write_json(dataset_dir / REPORT, report)
+    write("train", train)
     _log(report, findings)
     if video and split in ("auto", "stratified", "random") and not report["validated_on_training_set"]:
         log.warning(
@@ -164,11 +183,18 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _remove_unfinished(dataset_dir: Path) -> None:
-    """Remove what a run that was killed was writing."""
+def _remove_earlier(dataset_dir: Path) -> None:
+    """Remove what an earlier run wrote, and what a run that was killed was writing."""
     for folder in (dataset_dir, dataset_dir / "annotations"):
-        for path in folder.glob(".part-*"):
-            path.unlink(missing_ok=True)
+        if not folder.is_symlink():
+            for path in folder.glob(".part-*"):
+                path.unlink(missing_ok=True)
+    for name in (*PREPARED.values(), REPORT):
+        path = dataset_dir / name
+        # A file of that name may also be the dump's own, and a link may lead to somebody else's.
+        links = path.is_symlink() or path.parent.is_symlink()
+        if path.is_file() and not links and (name == REPORT or is_ours(path)):
+            path.unlink()
 
 
 def _check_exclude(dataset: Dataset) -> None:

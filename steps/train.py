@@ -1,15 +1,28 @@
 """Train a detector on the prepared data."""
 
+import hashlib
 import logging
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-import yaml
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from steps.common.errors import StepError
-from steps.dump.target import STATE_DIR
-from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Epochs, Model, Namespace, OutputDir, Region, Seed
+from steps.common.lock import refusal
+from steps.dataset.layout import check_prepared
+from steps.hyperparameters import check_settings, parse_hyperparameters
+from steps.options import (
+    BatchSize,
+    Bucket,
+    Checkpoint,
+    DatasetDir,
+    Endpoint,
+    Epochs,
+    Hyperparameters,
+    Model,
+    Namespace,
+    OutputDir,
+    Region,
+    Seed,
+)
 from steps.storage.address import candidate_keys, has_scheme
 from steps.storage.config import StorageConfig
 from steps.storage.store import open_storage
@@ -18,6 +31,9 @@ from trainer.models.hf.settings import PREFIX
 
 log = logging.getLogger(__name__)
 
+_START = ".start"
+"""Folder in the run's for what it starts from: trainings that share a dataset may start from different weights."""
+
 
 def train_model(
     dataset_dir: DatasetDir,
@@ -25,13 +41,8 @@ def train_model(
     model: Model = AUTO,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
-    hyperparameters: Annotated[
-        str, typer.Option(help="More settings as YAML, one 'name: value' a line, such as 'lr: 0.0002'.")
-    ] = "",
-    checkpoint: Annotated[
-        str,
-        typer.Option(help="Checkpoint to start from: a key in the bucket, an address or a file. Empty: none."),
-    ] = "",
+    hyperparameters: Hyperparameters = "",
+    checkpoint: Checkpoint = "",
     seed: Seed = 0,
     namespace: Namespace = "",
     bucket: Bucket = "",
@@ -54,7 +65,7 @@ def train_model(
     from trainer.errors import TrainerError
 
     dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
-    overrides = _parse_hyperparameters(hyperparameters)
+    overrides = parse_hyperparameters(hyperparameters)
 
     def configure() -> TrainConfig:
         try:
@@ -70,58 +81,52 @@ def train_model(
         except TrainerError as error:
             raise StepError(str(error)) from None
 
-    # Before anything is downloaded: a misspelt setting should not have to wait for it.
-    config = configure()
-    prepared = dataset_dir / "annotations" / "instances_train.json"
-    if not prepared.is_file():
-        raise StepError(f"{prepared} is not there: prepare-data makes it, run that first")
+    # Before anything is downloaded: a misspelt setting should not have to wait for it. Which settings there are is
+    # known once the model is, though, and that may be the checkpoint's.
+    config = None
+    if checkpoint.strip() and model == AUTO:
+        check_settings(model, epochs, batch_size, hyperparameters, checkpoint)
+    else:
+        config = configure()
+    check_prepared(dataset_dir)
     published = model.removeprefix(PREFIX)
     if model != published and has_scheme(published):
         storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
-        model = f"{PREFIX}{_bring_model(published, storage, dataset_dir)}"
+        model = f"{PREFIX}{_bring_model(published, storage, output_dir)}"
         config = configure()
     if checkpoint.strip():
         storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
-        overrides["pretrained"] = str(_bring_checkpoint(checkpoint.strip(), namespace, storage, dataset_dir))
+        overrides["pretrained"] = str(_bring_checkpoint(checkpoint.strip(), namespace, storage, output_dir))
         # Anew rather than changed: the backbone's rate follows from where the weights come from.
         config = configure()
+    assert config is not None
 
     from trainer.training.train import train
 
     try:
         return train(config).summary
     except TrainerError as error:
-        raise StepError(str(error)) from None
+        raise refusal(error) from None
 
 
-def _parse_hyperparameters(text: str) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StepError(f"--hyperparameters is not readable YAML: {' '.join(str(error).split())}") from None
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise StepError(f"--hyperparameters is {text.strip()[:60]!r}: write one 'name: value' a line")
-    return {str(name): value for name, value in settings.items()}
-
-
-def _bring_model(address: str, config: StorageConfig, dataset_dir: Path) -> Path:
+def _bring_model(address: str, config: StorageConfig, output_dir: Path) -> Path:
     """Download the folder of a published model; give it as one on this machine, at the same place in every attempt."""
     storage, key = open_storage(address, config)
     objects = {remote.key.removeprefix(key).lstrip("/"): remote for remote in storage.list(key)}
     if "config.json" not in objects:
         raise StepError(f"--model {PREFIX}{address} has no config.json: give the folder that save_pretrained wrote")
-    folder = dataset_dir / STATE_DIR / "model"
+    # By its address, since the model's name is what tells a run of another model.
+    digest = hashlib.sha256(f"{storage.url}/{key}".encode()).hexdigest()
+    folder = output_dir / _START / f"{PurePosixPath(key).name or 'model'}-{digest[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     # A run's folder may hold more, below or beside; what a model is read from lies directly in it.
     wanted = [(remote, folder / name) for name, remote in objects.items() if "/" not in name]
-    storage.download(wanted, dataset_dir / STATE_DIR / "unfinished")
+    storage.download(wanted, output_dir / _START / "unfinished")
     log.info("starting from the model %s/%s", storage.url, key)
     return folder
 
 
-def _bring_checkpoint(path: str, namespace: str, config: StorageConfig, dataset_dir: Path) -> Path:
+def _bring_checkpoint(path: str, namespace: str, config: StorageConfig, output_dir: Path) -> Path:
     """Give a local file for a checkpoint named as a file, a folder, an address, or a key in the bucket."""
     from trainer.checkpoint import PLACES, find_checkpoint
 
@@ -136,9 +141,9 @@ def _bring_checkpoint(path: str, namespace: str, config: StorageConfig, dataset_
         # CVAT's form offers folders of earlier runs as well as files.
         for candidate in (f"{prefix}/{place}".rstrip("/") for place in PLACES):
             if found := storage.head(candidate):
-                target = dataset_dir / STATE_DIR / "checkpoint" / Path(candidate).name
+                target = output_dir / _START / "checkpoint" / Path(candidate).name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                storage.download([(found, target)], dataset_dir / STATE_DIR / "unfinished")
+                storage.download([(found, target)], output_dir / _START / "unfinished")
                 log.info("starting from the checkpoint %s/%s", storage.url, candidate)
                 return target
     tried = " nor ".join(f"{storage.url}/{prefix}" for prefix in prefixes)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipelines.local.s3_server import S3Server, s3_server
+from tests.faults.matrix import pytest_terminal_summary, record  # noqa: F401 - a hook and a fixture
 
 SHARED_DUMP = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd_cvat_coco.zip"
 # Neither dense nor from 1, as after deleting labels in a long-lived CVAT project.
@@ -41,6 +42,7 @@ def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("STORAGE_RETRY_SECONDS", "3")
 
 
 @pytest.fixture

@@ -31,10 +31,11 @@ ROOMS = {
         "common": set(),
         "dataset": {"common"},
         "storage": {"common"},
-        "dump": {"common", "dataset", "storage"},
+        "cvat": {"common"},
+        "dump": {"common", "cvat", "dataset", "storage"},
         "formats": {"common", "dataset"},
         "preparation": {"common", "dataset", "formats"},
-        "report": {"common"},
+        "report": {"common", "cvat"},
     },
     "trainer": {
         "data": set(),
@@ -48,7 +49,7 @@ ROOMS = {
 AT_THE_DOOR = {
     "pipelines": {"errors"},
     "steps": {"options"},
-    "trainer": {"checkpoint", "config", "device", "errors"},
+    "trainer": {"checkpoint", "config", "device", "errors", "lock"},
 }
 """Modules beside the rooms that any of them may import; the others import rooms and are imported by none."""
 

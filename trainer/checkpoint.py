@@ -1,11 +1,17 @@
-"""Checkpoint files: tensors and plain containers, written so that a kill leaves the old file or the new."""
+"""Checkpoint files: tensors and plain containers, written so that a kill leaves the old file or the new.
+
+They are zip files, in which torch writes the CRC-32 of each record and never looks at it again: it is checked here
+whenever one is read, so that a damaged file gives no other weights. Files of earlier versions have theirs too.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import math
 import os
-import pickle
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -19,45 +25,138 @@ PLACES = ("", "checkpoints/best.pth", "best.pth")
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Writes a checkpoint, of which a kill leaves the old one or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a checkpoint, of which a kill leaves the old one or the new.
+
+    Raises:
+        TrainerError: the disk does not take it; the old one is as it was.
+    """
     with replacing(path) as stream:
-        torch.save(content, stream)
+        try:
+            torch.save(content, stream)
+        except RuntimeError as error:
+            # What the disk said is behind a remark about positions in the archive.
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write under a temporary name, which is then flushed to the disk and renamed into place."""
+    """A file to write under a temporary name, which is then flushed to the disk and renamed into place.
+
+    Raises:
+        TrainerError: the disk does not take it; what was there before is as it was.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _written(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def append(path: Path, line: str) -> None:
+    """Adds a line to a file.
+
+    Raises:
+        TrainerError: the disk does not take it.
+    """
+    with _written(path), path.open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
     try:
-        with unfinished.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise TrainerError(
+            f"{path} cannot be written ({error.strerror}); once it can, the same command goes on from the last"
+            " checkpoint"
+        ) from None
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, whole or not at all; see `to_json`."""
+    with replacing(path) as stream:
+        stream.write(f"{to_json(value, indent=2)}\n".encode())
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON as the standard has it, which knows neither infinity nor NaN: they become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read(path: str | Path, remedy: str = "delete it or name another one") -> dict[str, Any]:
     """Reads a checkpoint onto the CPU without running any code that the file might hold.
 
     Raises:
-        TrainerError: there is no such file, or it is not a checkpoint of tensors and plain containers.
+        TrainerError: there is no such file, it is damaged, or it is not a checkpoint of tensors and plain containers;
+            the message ends with the remedy.
     """
     path = Path(path)
     if not path.is_file():
         raise TrainerError(f"checkpoint {path} does not exist")
     try:
+        _check_sums(path)
         # The authors' training script stores its command line, a harmless bag of strings and numbers.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # A file that somebody made or a disk damaged can bring a reader to anything.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TrainerError(f"checkpoint {path} cannot be read ({reason}); delete it or name another one") from None
+        raise TrainerError(f"checkpoint {path} cannot be read ({reason}); {remedy}") from None
     if not isinstance(content, dict):
         raise TrainerError(f"checkpoint {path} holds a {type(content).__name__}, not a dict of weights")
     return content
+
+
+def _check_sums(path: Path) -> None:
+    """Holds each record against the sum that was written with it.
+
+    Raises:
+        zipfile.BadZipFile: one differs.
+    """
+    # What the authors published is older than the zip files: of it torch sees for itself what it can.
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"it is damaged: the sum of {damaged} differs")
+
+
+def last_path(output_dir: Path) -> Path:
+    """Where a run keeps the checkpoint to resume from."""
+    return output_dir / "checkpoints" / "last.pth"
+
+
+def best_path(output_dir: Path) -> Path:
+    """Where a run keeps the checkpoint to use."""
+    return output_dir / "checkpoints" / "best.pth"
+
+
+def read_last(output_dir: Path) -> dict[str, Any] | None:
+    """The checkpoint that a run can be resumed from; None where there is none.
+
+    Raises:
+        TrainerError: it is damaged. Nothing else is taken in its place: neither the best weights nor a new start is
+            what was asked for, and either costs what may still be saved by a copy.
+    """
+    path = last_path(output_dir)
+    best = best_path(output_dir)
+    start_again = f"delete it to start anew, or start from {best} with --checkpoint and another output folder"
+    return read(path, start_again) if path.is_file() else None
 
 
 def find_checkpoint(path: str | Path) -> Path | None:

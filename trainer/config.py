@@ -174,6 +174,13 @@ def _is_none(pretrained: Any) -> bool:
 
 NOT_FOR_USERS = ("dataset_dir", "output_dir", "images_root", "model_reason")
 """Fields that are no hyperparameters: the steps give them, or the program does."""
+MAY_CHANGE = (
+    *NOT_FOR_USERS,
+    *("epochs", "patience", "eval_every", "checkpoint_every", "log_seconds"),
+    *("device", "workers", "precision", "accumulate"),
+)
+"""Fields that a run may be resumed with other values of: how long it lasts and where it is computed, not what is
+learned."""
 _CLASSES: dict[str, type[TrainConfig]] = {}
 
 
@@ -241,17 +248,17 @@ def _model_of_checkpoint(given: Mapping[str, Any]) -> ModelChoice | None:
     from trainer import checkpoint
 
     start = given.get("pretrained")
-    last = Path(given.get("output_dir") or "") / "checkpoints" / "last.pth"
-    resumed = "output_dir" in given and last.is_file()
-    file = last if resumed else None if _is_none(start) else checkpoint.find_checkpoint(str(start))
-    content = {} if file is None else checkpoint.read(file)
+    last = checkpoint.read_last(Path(given["output_dir"])) if "output_dir" in given else None
+    file = None if last or _is_none(start) else checkpoint.find_checkpoint(str(start))
+    content = last or ({} if file is None else checkpoint.read(file))
     described = checkpoint.model_in(content)
     if described is None:
         return None
     before = content.get("config", {})
-    if resumed and before.get("model_reason"):
+    if last and before.get("model_reason"):
         return ModelChoice(before["model"], before["model_reason"])
-    return ModelChoice(described[1]["model"], f"the run that wrote {file} trained it")
+    wrote = file or checkpoint.last_path(Path(given["output_dir"]))
+    return ModelChoice(described[1]["model"], f"the run that wrote {wrote} trained it")
 
 
 def _surroundings(given: Mapping[str, Any]) -> Surroundings:

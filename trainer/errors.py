@@ -1,4 +1,4 @@
-"""The one exception whose message is meant for the person who started the training."""
+"""The exceptions whose message is meant for the person who started the training."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class TrainerError(Exception):
     The message is a single line that names the file or field, what is wrong with it, and the remedy, so a
     step may print it as it stands and exit without a traceback.
     """
+
+
+class BusyError(TrainerError):
+    """Somebody else is at work there: what is refused now may be possible later."""

@@ -83,7 +83,7 @@ def plan(manifest: Manifest, overrides: Mapping[str, str], runs: Path) -> Run:
 
 def _task(name: str, template: Mapping[str, Any], values: Mapping[str, str], manifest: Manifest, folder: Path) -> Task:
     container = template["container"]
-    args = [substitute(argument, values) for argument in container["args"]]
+    args = container["args"]
     if args[:3] != STEPS_COMMAND:
         raise PipelineError(f"{manifest.path}: '{name}' runs {args[:3]}: only `python -m steps` can be run here")
 
@@ -102,18 +102,21 @@ def _task(name: str, template: Mapping[str, Any], values: Mapping[str, str], man
     }
     return Task(
         name,
-        [sys.executable, *(_local(argument, folders) for argument in args[1:])],
+        [sys.executable, *(_local(argument, folders, values) for argument in args[1:])],
         environment,
         template.get("retryStrategy") or {},
     )
 
 
-def _local(argument: str, folders: Mapping[str, Path]) -> str:
-    """Return the local path of an argument that is a path in one of the container's volumes."""
+def _local(argument: str, folders: Mapping[str, Path], values: Mapping[str, str]) -> str:
+    """Return an argument with its values, and as a local path where it is one in one of the container's volumes.
+
+    Only the manifest knows the volumes: a value that reads like a path in one of them is the user's own.
+    """
     for mount, folder in folders.items():
         if argument == mount or argument.startswith(f"{mount}/"):
-            return f"{folder}{argument.removeprefix(mount)}"
-    return argument
+            return f"{folder}{substitute(argument.removeprefix(mount), values)}"
+    return substitute(argument, values)
 
 
 def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:
@@ -147,9 +150,7 @@ def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:
                 console.print(_ended("✓", "green", task.name, f"{seconds:.1f} s"))
                 break
             console.print(_ended("✗", "red", task.name, f"{seconds:.1f} s, exit status {status}"))
-            if attempt == int(task.retries.get("limit", 0)) or not _may_retry(
-                task.retries, status, seconds, attempt
-            ):
+            if attempt == int(task.retries.get("limit", 0)) or not _may_retry(task.retries, status, seconds, attempt):
                 lines = "\n".join(f"    {line}" for line in last)
                 raise StepFailedError(f"step '{task.name}' failed with exit status {status}\n{lines}\n  its log: {log}")
             pause = _pause(task.retries.get("backoff") or {}, attempt)

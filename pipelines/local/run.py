@@ -4,7 +4,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pipelines.errors import PipelineError
-from pipelines.local.executor import Run, execute, plan
+from pipelines.local.executor import Run, StepFailedError, execute, plan
 from pipelines.local.s3_server import S3Server, s3_server
 from pipelines.local.sample import draw_sample
 from pipelines.manifest.reader import Manifest
+from pipelines.manifest.sweep import new_name, part, read_sweep, without
 from pipelines.workflow.parameters import ANNOTATION_PATH, EPOCHS, OUTPUT_PATH
 from steps.common.errors import StepError
+from steps.cvat.address import EXAMPLE, parse
 from steps.dump.source import LocalFolder, files_of, locate
 from steps.storage.config import BUCKET_VARIABLE, StorageConfig
 from steps.storage.store import open_storage
@@ -29,12 +33,12 @@ BUCKET = "cvat-detr"
 FOR_SAMPLE = {EPOCHS.name: "2"}
 
 
-def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str], runs: Path, console: Console) -> Run:
+def run_locally(manifest: Path, dump: str, overrides: Mapping[str, str], runs: Path, console: Console) -> Run:
     """Run the compiled workflow against an S3 server of its own, and show what came out.
 
     Args:
         manifest: a compiled manifest.
-        dump: a dump's folder or zip; None draws a sample.
+        dump: a dump's folder or zip, or the address of tasks on a CVAT server; empty draws a sample.
         overrides: workflow parameters.
         runs: folder in which the run gets its own; `latest` there points to it.
         console: where to show what happens.
@@ -43,10 +47,89 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
         PipelineError: the dump is not there, a parameter is wrong, or a step failed.
     """
     started = time.monotonic()
-    if ANNOTATION_PATH.name in overrides:
+    workflow, annotation_path = _checked(manifest, dump, overrides, runs)
+    fixed = {ANNOTATION_PATH.name: annotation_path}
+    run = plan(workflow, {**({} if dump else FOR_SAMPLE), **overrides, **fixed}, runs)
+    _make(run.folder)
+    _point(runs / "latest", run.folder)
+
+    console.print(Text.assemble((run.name, "bold"), f" in {_short(run.folder)}"))
+    with _served(dump, annotation_path, console) as server:
+        execute(run, {**server.environment, BUCKET_VARIABLE: BUCKET}, console)
+        place = f"{run.namespace}/{run.parameters[OUTPUT_PATH.name]}/{run.name}"
+        _show_bucket(server, "".join(f"{part}/" for part in place.split("/") if part), console)
+    _show_result(run, time.monotonic() - started, console)
+    return run
+
+
+def sweep_locally(
+    manifest: Path, dump: str, given: Mapping[str, str], runs: Path, console: Console
+) -> tuple[Path, list[str]]:
+    """Train with each combination of the given values, one after the other, on data that is fetched and prepared once.
+
+    Args:
+        manifest: a compiled manifest.
+        dump: as in `run_locally`.
+        given: values by name, several with commas between them.
+        runs: folder in which the sweep gets its own.
+        console: where to show what happens.
+
+    Returns:
+        The sweep's folder, and the names of the runs that failed; the others went on.
+
+    Raises:
+        PipelineError: the dump is not there, a parameter is wrong or cannot vary, or the data could not be made.
+    """
+    workflow, annotation_path = _checked(manifest, dump, given, runs)
+    fixed = {ANNOTATION_PATH.name: annotation_path}
+    sweep = read_sweep(workflow, {**({} if dump else FOR_SAMPLE), **given}, fixed)
+    folder = runs.absolute() / new_name(workflow)
+    data = plan(_named(part(workflow, {"fetch", "prepare"}), "data"), sweep.fixed, folder)
+    training = without(workflow, {"fetch", "prepare"})
+    planned = [
+        (each, plan(_named(training, f"{folder.name}-{each.number}"), each.overrides, folder))
+        for each in sweep.combinations
+    ]
+    _make(folder)
+    _make(data.folder)
+    _point(runs / "latest", folder)
+    count = len(planned)
+    console.print(Text.assemble((folder.name, "bold"), f" in {_short(folder)}: {count} runs"))
+    failed = []
+    with _served(dump, annotation_path, console) as server:
+        environment = {**server.environment, BUCKET_VARIABLE: BUCKET}
+        execute(data, environment, console)
+        for combination, run in planned:
+            title = f"{combination.number} of {count}  {combination.words}"
+            console.print(Text.assemble((title, "bold"), f"  in {_short(run.folder)}"))
+            _make(run.folder)
+            run.data.symlink_to(os.path.relpath(data.data, run.folder))
+            try:
+                execute(run, environment, console)
+            except StepFailedError as error:
+                console.print(Text(f"error: {error}", style="red"), soft_wrap=True)
+                failed.append(run.name)
+    return folder, failed
+
+
+def _named(manifest: Manifest, name: str) -> Manifest:
+    return replace(manifest, metadata={**manifest.metadata, "name": name})
+
+
+def _checked(manifest: Path, dump: str, given: Mapping[str, str], runs: Path) -> tuple[Manifest, str]:
+    """Read the manifest, once what stands in the way of a run is ruled out; give it with the dump's place for fetch."""
+    if ANNOTATION_PATH.name in given:
         raise PipelineError(f"'{ANNOTATION_PATH.name}' is set by `run`: name the dump with --dump (make run DUMP=path)")
-    if dump is not None and not dump.exists():
-        raise PipelineError(f"{dump} does not exist: give --dump the folder or .zip that CVAT exported")
+    try:
+        on_server = bool(parse(dump))
+    except StepError as error:
+        raise PipelineError(str(error)) from None
+    path = Path(dump)
+    if dump and not on_server and not path.exists():
+        raise PipelineError(
+            f"{dump} does not exist: give --dump the folder or .zip that CVAT exported, or a task's address, as in "
+            f"{EXAMPLE}"
+        )
     latest = runs / "latest"
     if latest.is_dir() and not latest.is_symlink():
         raise PipelineError(
@@ -55,14 +138,19 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
     workflow = Manifest.load(manifest)
     # Where CVAT puts the dump of a namespace's first task: by the task's number, then date and time.
     prefix = f"artifacts/{workflow.namespace}/annotations/1/{time.strftime('%m%d%Y%H%M%S')}/"
-    run = plan(workflow, {**(FOR_SAMPLE if dump is None else {}), **overrides, ANNOTATION_PATH.name: prefix}, runs)
-    try:
-        run.folder.mkdir(parents=True)
-    except FileExistsError:
-        raise PipelineError(f"{run.folder} exists already: remove it, or give --runs another folder") from None
-    _point(latest, run.folder)
+    return workflow, dump if on_server else prefix
 
-    console.print(Text.assemble((run.name, "bold"), f" in {_short(run.folder)}"))
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise PipelineError(f"{folder} exists already: remove it, or give --runs another folder") from None
+
+
+@contextmanager
+def _served(dump: str, annotation_path: str, console: Console) -> Iterator[S3Server]:
+    """Run an S3 server that holds the dump."""
     with s3_server() as server:
         server.client().create_bucket(Bucket=BUCKET)
         storage = StorageConfig(
@@ -71,16 +159,14 @@ def run_locally(manifest: Path, dump: Path | None, overrides: Mapping[str, str],
             access_key=server.access_key,
             secret_key=server.secret_key,
         )
-        with tempfile.TemporaryDirectory(prefix="dump-") as folder:
-            count = _put_dump(dump or draw_sample(Path(folder)), prefix, storage)
-        what = f"{dump}" if dump else "a generated sample"
-        files = f"{count} file{'s' if count > 1 else ''}"
-        console.print(Text(f"dump: {what}, {files} in s3://{BUCKET}/{prefix}"), soft_wrap=True)
-        execute(run, {**server.environment, BUCKET_VARIABLE: BUCKET}, console)
-        place = f"{run.namespace}/{run.parameters[OUTPUT_PATH.name]}/{run.name}"
-        _show_bucket(server, "".join(f"{part}/" for part in place.split("/") if part), console)
-    _show_result(run, time.monotonic() - started, console)
-    return run
+        what = dump
+        if annotation_path != dump:
+            with tempfile.TemporaryDirectory(prefix="dump-") as folder:
+                count = _put_dump(Path(dump) if dump else draw_sample(Path(folder)), annotation_path, storage)
+            files = f"{count} file{'s' if count > 1 else ''}"
+            what = f"{dump or 'a generated sample'}, {files} in s3://{BUCKET}/{annotation_path}"
+        console.print(Text(f"dump: {what}"), soft_wrap=True)
+        yield server
 
 
 def _put_dump(dump: Path, prefix: str, storage: StorageConfig) -> int:

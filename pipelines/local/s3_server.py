@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import trustme
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -110,6 +111,7 @@ def _start(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], S3Serve
     data = folder / "data"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir()
+    _secure(folder)
     ports = dict(zip(LISTENERS, _free_ports(len(LISTENERS)), strict=True))
     command = [
         program,
@@ -134,6 +136,30 @@ def _start(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], S3Serve
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=folder
         )
     return process, S3Server(f"http://{HOST}:{ports['s3.port']}", access_key, secret_key, process.pid)
+
+
+def _secure(folder: Path) -> None:
+    """Close the server's inner doors, filer and volumes among them, to other users of this machine.
+
+    Its parts talk to one another by HTTP, for which they get keys, and by gRPC, for which they get certificates.
+    """
+    authority = trustme.CA()
+    certificate = authority.issue_cert(HOST, "localhost", common_name="weed")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    key, chain = folder / "key.pem", folder / "cert.pem"
+    key.touch(mode=0o600)
+    certificate.private_key_pem.write_to_path(key)
+    chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    lines = []
+    for door in ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read"):
+        lines += [f"[{door}]", f'key = "{secrets.token_hex(32)}"', "expires_after_seconds = 60"]
+    lines += ["[grpc]", f'ca = "{folder / "ca.pem"}"']
+    for part in ("master", "volume", "filer", "s3", "client"):
+        lines += [f"[grpc.{part}]", f'cert = "{chain}"', f'key = "{key}"']
+    # Where the server looks for it: in the folder that it runs in.
+    settings = folder / "security.toml"
+    settings.touch(mode=0o600)
+    settings.write_text("\n".join(lines))
 
 
 def _free_ports(count: int) -> list[int]:

@@ -14,7 +14,7 @@ from pipelines.manifest.onepanel_pods import PodError, replaced
 Document = dict[str, Any]
 
 EXECUTOR_IMAGE = "quay.io/argoproj/argoexec:v4.1.2"
-OWN_VOLUMES = ("var-run-argo", "tmp-dir-argo")
+OWN_VOLUMES = {"var-run-argo": "/var/run/argo", "tmp-dir-argo": "/tmp"}  # noqa: S108
 
 
 def pods_of_argo(document: Mapping[str, Any]) -> dict[str, Document]:
@@ -77,7 +77,7 @@ def _pod(spec: Mapping[str, Any], template: Document, workflow: str) -> Document
 
 
 def _executor(name: str) -> Document:
-    mounts = [{"name": volume, "mountPath": path} for volume, path in zip(OWN_VOLUMES, ("/var/run/argo", "/tmp"))]  # noqa: S108
+    mounts = [{"name": volume, "mountPath": path} for volume, path in OWN_VOLUMES.items()]
     return {"name": name, "image": EXECUTOR_IMAGE, "command": ["argoexec", name], "volumeMounts": mounts}
 
 

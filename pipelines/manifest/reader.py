@@ -1,6 +1,7 @@
 """Read a compiled workflow back: its parameters, its DAG, its containers."""
 
 import difflib
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pipelines.workflow.contract import MANIFESTS, STEPS_COMMAND
 from pipelines.workflow.options import Options
 from steps.cli import parse
 from steps.common.errors import StepError
+from steps.hyperparameters import check_settings
 
 TASK_KEYS = {"name", "template", "dependencies"}
 """Keys of a task that can be run here: anything else changes what Argo would do."""
@@ -50,7 +52,7 @@ class Manifest:
         return str(self.metadata.get("namespace", "default"))
 
     def parameters(self, overrides: Mapping[str, str]) -> dict[str, str]:
-        """Return the parameters' values, with `overrides` in place of the defaults.
+        """Return the parameters' values, with `overrides` in place of the defaults; one with neither is left out.
 
         Raises:
             PipelineError: an override names no parameter, or a value that its options do not have.
@@ -64,7 +66,8 @@ class Manifest:
             options = declared[name].get("enum")
             if options and value not in options:
                 raise PipelineError(f"parameter '{name}' is '{value}': expected one of {', '.join(options)}")
-        return {name: overrides.get(name, each["value"]) for name, each in declared.items()}
+        defaults = {name: each["value"] for name, each in declared.items() if "value" in each}
+        return {**defaults, **overrides}
 
     def tasks(self) -> list[tuple[str, Mapping[str, Any]]]:
         """Return the DAG's tasks in an order that its dependencies allow, each with its template.
@@ -107,7 +110,7 @@ class Manifest:
     @staticmethod
     def _check(name: str, written: Sequence[str], arguments: Sequence[str]) -> None:
         try:
-            parse(arguments[len(STEPS_COMMAND) :])
+            _, parsed = parse(arguments[len(STEPS_COMMAND) :])
         except StepError as error:
             for position, flag in enumerate(written[:-1]):
                 reference = written[position + 1]
@@ -116,6 +119,12 @@ class Manifest:
                     reason = str(error).partition(": ")[2]
                     raise PipelineError(f"parameter '{parameter}' is '{arguments[position + 1]}': {reason}") from None
             raise PipelineError(f"{name}: {error}") from None
+        settings = inspect.signature(check_settings).parameters
+        if "hyperparameters" in parsed:
+            try:
+                check_settings(**{each: parsed[each] for each in settings})
+            except StepError as error:
+                raise PipelineError(str(error).removeprefix("--")) from None
 
 
 def read_yaml(path: Path) -> Any:

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,10 @@ from pipelines.workflow.contract import (
     VOLUMES,
 )
 from pipelines.workflow.options import TENSORBOARD, Options, Target
-from pipelines.workflow.shell import EXIT_MAY_PASS, ONEPANEL_RUN, install_and_run, install_and_run_beside
+from pipelines.workflow.shell import ONEPANEL_RUN, install_and_run, install_and_run_beside
 from pipelines.workflow.values import seconds
 from steps.cli import STEPS, takes_storage
-from steps.common.errors import EXIT_USER_ERROR
+from steps.common.errors import EXIT_TEMPORARY, EXIT_USER_ERROR
 from steps.storage.config import BUCKET_VARIABLE
 
 GPU = "nvidia.com/gpu"
@@ -92,13 +92,14 @@ class ContainerBuilder:
             args=args,
             env=_variables(environment),
             env_from=[SecretEnvFrom(name=self.options.secret, optional=True)]
-            if storage and self.target is Target.ARGO and self.options.secret
+            # Who we are on a CVAT server stands there too.
+            if (storage or "to" in takes) and self.target is Target.ARGO and self.options.secret
             else None,
             inputs=None if self.options.image else [self._source()],
             volume_mounts=mounts,
-            resources=self._resources(name, gpus=self.options.gpus if trains else 0),
+            resources=self._resources(name, trains=trains),
             security_context=self._security_context(),
-            active_deadline_seconds=seconds(self.options.deadlines.get(name, "")) or None,
+            active_deadline_seconds=self._deadline(name),
             retry_strategy=self._retries(trains=trains),
             node_selector=self._node_selector(trains=trains),
             tolerations=self._tolerations(gpu=trains and bool(self.options.gpus)),
@@ -190,6 +191,10 @@ class ContainerBuilder:
             read_only_root_filesystem=True,
         )
 
+    def _deadline(self, name: str) -> str | None:
+        limit = seconds(self.options.deadlines.get(name, ""))
+        return str(limit) if limit else None
+
     def _command(self, name: str, *, trains: bool) -> list[str]:
         """Return what the container runs with its arguments, which no shell reads as code."""
         command = []
@@ -218,9 +223,7 @@ class ContainerBuilder:
         elif self.options.git_secret:
             credentials = {"ssh_private_key_secret": key("ssh-privatekey")}
         # All of it: with a depth, Argo finds no commit but the branches' last ones.
-        return GitArtifact(
-            name="src", path=CODE, repo=p.SOURCE.reference, revision=p.REVISION.reference, **credentials
-        )
+        return GitArtifact(name="src", path=CODE, repo=p.SOURCE.reference, revision=p.REVISION.reference, **credentials)
 
     def _image(self, *, trains: bool) -> str:
         if trains:
@@ -229,22 +232,18 @@ class ContainerBuilder:
             return self.options.steps_image or p.PYTORCH_IMAGE.reference
         return self.options.base_image
 
-    def _resources(self, name: str, *, gpus: int = 0) -> m.ResourceRequirements | None:
-        if self.target is Target.ONEPANEL and name in ("train-detr", "evaluate"):
+    def _resources(self, name: str, *, trains: bool = False) -> m.ResourceRequirements | None:
+        if self.target is Target.ONEPANEL and trains:
             return None  # Core sets those of the node pool.
         chosen = self.options.resources.get(name, {})
-        amounts = {
-            kind: {resource: amount for resource, amount in (chosen.get(kind) or {}).items() if amount}
-            for kind in ("requests", "limits")
-        }
-        if gpus:
-            for each in amounts.values():
-                each[GPU] = str(gpus)
-        quantities = {
-            kind: {resource: m.Quantity(root=amount) for resource, amount in each.items()} or None
-            for kind, each in amounts.items()
-        }
-        return m.ResourceRequirements(**quantities) if any(quantities.values()) else None
+        gpus = {GPU: m.Quantity(root=str(self.options.gpus))} if trains and self.options.gpus else {}
+
+        def amounts(given: Mapping[Any, str | None] | None) -> dict[str, m.Quantity] | None:
+            named = {str(resource): m.Quantity(root=amount) for resource, amount in (given or {}).items() if amount}
+            return {**named, **gpus} or None
+
+        requests, limits = amounts(chosen.get("requests")), amounts(chosen.get("limits"))
+        return m.ResourceRequirements(requests=requests, limits=limits) if requests or limits else None
 
     def _storage_environment(self) -> dict[str, str]:
         given = {
@@ -266,12 +265,12 @@ class ContainerBuilder:
             return RetryStrategy(limit=str(options.interruptions), retry_policy="Always", backoff=backoff)
         if self.target is Target.ONEPANEL:
             # Lost pods; the shell in the pod does the rest.
-            backoff = m.Backoff(duration="10s", factor=m.IntOrString(root=2))
+            backoff = m.Backoff(duration="10s", factor=m.IntOrString(root="2"))
             return RetryStrategy(limit=str(options.retries), retry_policy="OnError", backoff=backoff)
         return RetryStrategy(
             limit=str(max(options.interruptions, options.retries)),
             retry_policy="Always",
-            backoff=m.Backoff(duration="10s", factor=m.IntOrString(root=2), cap="5m"),
+            backoff=m.Backoff(duration="10s", factor=m.IntOrString(root="2"), cap="5m"),
             expression=retry_expression(options.retries),
         )
 
@@ -282,7 +281,7 @@ class ContainerBuilder:
         return {**self.options.node_labels, **(pool if self.options.node_pool else {})} or None
 
     def _tolerations(self, *, gpu: bool) -> list[m.Toleration] | None:
-        tolerations = [m.Toleration.model_validate(each) for each in self.options.tolerations]
+        tolerations: list[m.Toleration] = list(self.options.tolerations)
         if gpu and self.target is Target.ARGO:
             tolerations.append(m.Toleration(key=GPU, operator="Exists", effect="NoSchedule"))
         return tolerations or None
@@ -294,7 +293,7 @@ def retry_expression(retries: int) -> str:
     What the user must mend and a step that takes too long stay as they are. A pod that was preempted, evicted or lost,
     and what the step itself says may pass, are bad luck. Argo counts all attempts together.
     """
-    luck = f"lastRetry.status == 'Failed' && asInt(lastRetry.exitCode) in [-1, {EXIT_MAY_PASS}, 137, 143]"
+    luck = f"lastRetry.status == 'Failed' && asInt(lastRetry.exitCode) in [-1, {EXIT_TEMPORARY}, 137, 143]"
     return (
         f"asInt(lastRetry.exitCode) != {EXIT_USER_ERROR} && !(lastRetry.message contains 'specified deadline') && "
         f"(asInt(retries) < {retries} || lastRetry.message contains 'pod deleted' || "
@@ -302,5 +301,5 @@ def retry_expression(retries: int) -> str:
     )
 
 
-def _variables(environment: dict[str, str]) -> list[Env]:
+def _variables(environment: dict[str, str]) -> list[Any]:
     return [Env(name=key, value=value) for key, value in environment.items()]

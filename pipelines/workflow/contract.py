@@ -13,7 +13,7 @@ CODE = "/mnt/src"
 VOLUMES = {"data": DATA, "output": OUTPUT}
 """Volumes that live as long as the workflow, and where each container mounts them."""
 
-BOXES = ("fetch-dump", "prepare-data", "train-detr", "evaluate", "upload-artifacts")
+BOXES = ("fetch-dump", "prepare-data", "train-detr", "evaluate", "upload-artifacts", "annotate")
 """The steps as users see them: names of the DAG's tasks and of their templates."""
 
 SCRATCH = "/tmp"  # noqa: S108 - a path in a pod
@@ -33,6 +33,9 @@ named after it."""
 
 LABELS = {"used-by": "cvat"}
 """CVAT offers only templates that carry it."""
+
+SWEEP_LABEL = "cvat-detr/sweep"
+"""On each workflow of a sweep, the sweep's name."""
 
 TENSORBOARD_PORT = 6006
 

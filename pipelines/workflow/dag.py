@@ -1,4 +1,4 @@
-"""The pipeline: five steps in a row."""
+"""The pipeline: five steps in a row, and a sixth where it is asked for."""
 
 from typing import Any
 
@@ -46,6 +46,13 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             "fetch",
             annotation_path=p.ANNOTATION_PATH,
             dataset_dir=DATA,
+            state=p.JOB_STATE,
+            # Only to be checked, before anything is fetched or a GPU waited for.
+            model=p.MODEL,
+            epochs=p.EPOCHS,
+            batch_size=p.BATCH_SIZE,
+            hyperparameters=p.HYPERPARAMETERS,
+            checkpoint=p.CHECKPOINT,
             namespace="{{workflow.namespace}}",
         )
         prepare = build.step(
@@ -90,9 +97,12 @@ def training_workflow(target: Target, options: Options) -> Workflow:
             output_dir=OUTPUT,
             output_path=f"{{{{workflow.namespace}}}}/{p.OUTPUT_PATH.reference}/{{{{workflow.name}}}}",
         )
+        steps = [fetch, prepare, train, evaluate, upload]
+        if options.annotate:
+            steps.append(build.training_step("annotate", "annotate", checkpoint=OUTPUT, to=p.ANNOTATE))
         with DAG(name="main"):
             before: str | None = None
-            for step in (fetch, prepare, train, evaluate, upload):
+            for step in steps:
                 name = str(step.name)
                 # `dependencies`, since Onepanel's core adds some and Argo refuses a DAG that also has `depends`.
                 Task(name=name, template=step, dependencies=[before] if before else None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from hera.workflows import models as m
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -47,12 +48,17 @@ def _known(*names: str) -> AfterValidator:
         for name in given:
             if name not in names:
                 close = difflib.get_close_matches(name, names, n=1)
-                raise ValueError(
-                    f"there is no '{name}': " + (f"did you mean '{close[0]}'?" if close else f"one of {', '.join(names)}")
-                )
+                hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names)}"
+                raise ValueError(f"there is no '{name}': {hint}")
         return given
 
     return AfterValidator(check)
+
+
+class Toleration(m.Toleration):
+    """A toleration in which a misspelt field is noticed."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 Amounts = dict[Literal["cpu", "memory", "ephemeral-storage"], v.Quantity | None]
@@ -85,11 +91,11 @@ class Options:
         "public images, and the code from git",
     )
     steps_image: v.Image = _option(
-        "", "With --image: smaller image, from the target 'steps', for the steps that move and prepare files.", "--image"
+        "",
+        "With --image: smaller image, from the target 'steps', for the steps that move and prepare files.",
+        "--image",
     )
-    base_image: v.Image = _option(
-        "python:3.12-slim", "Without --image: image in which files are moved and prepared."
-    )
+    base_image: v.Image = _option("python:3.12-slim", "Without --image: image in which files are moved and prepared.")
     train_image: v.Image = _option(
         p.PYTORCH_IMAGE.value,
         f"Without --image: image for training and evaluation, the default of '{p.PYTORCH_IMAGE.name}'.",
@@ -106,24 +112,26 @@ class Options:
         "'ssh-privatekey' where --repo is an SSH address.",
         "a public repository",
     )
-    image_pull_secrets: list[v.ObjectName] = _option([], "Secrets for private registries, such as '[registry]'.", "none")
-    env: dict[str, str] = _option(
+    image_pull_secrets: list[v.ObjectName] = _option(
+        [], "Secrets for private registries, such as '[registry]'.", "none"
+    )
+    env: v.Variables = _option(
         {},
         "Variables for every step, such as '{HTTPS_PROXY: http://proxy:3128, PIP_INDEX_URL: https://pypi.example.com}'.",
         "none",
     )
-    node_selector: str = _option(
+    node_selector: v.LabelKey = _option(
         "node.kubernetes.io/instance-type",
         "Label that selects a node pool; on older clusters beta.kubernetes.io/instance-type.",
     )
     node_pool: str = _option("", "Argo: default value of that label.", "no selector, the GPU limit finds a node")
-    node_labels: dict[str, str] = _option(
+    node_labels: dict[v.LabelKey, str] = _option(
         {},
         "Argo: labels of the nodes on which every step runs, such as '{topology.kubernetes.io/zone: a}', since a "
         "volume can usually be mounted in one zone only.",
         "any node",
     )
-    tolerations: list[dict[str, Any]] = _option(
+    tolerations: list[Toleration] = _option(
         [], "Tolerations of every step, such as '[{key: spot, operator: Exists}]'.", "those of the GPU"
     )
     priority_class: v.ObjectName = _option("", "Priority class of the pods.", "the cluster's default")
@@ -135,6 +143,7 @@ class Options:
             "train-detr": _MODEL,
             "evaluate": _MODEL,
             "upload-artifacts": _FILES,
+            "annotate": _MODEL,
             TENSORBOARD: _SIDE_CAR,
         },
         "What differs from the requests and limits of a step, such as '{train-detr: {limits: {memory: 64Gi}}}'; null "
@@ -150,6 +159,9 @@ class Options:
         "cvat-detr-storage",
         "Argo: secret whose entries become environment variables; without it, the pod's own identity is used.",
     )
+    annotate: bool = _option(
+        False, f"Add a sixth step: the model annotates the tasks of a CVAT server that '{p.ANNOTATE.name}' names."
+    )
     service_account: v.ObjectName = _option("", "Argo: service account of the pods.", "the namespace's default")
     restricted: bool = _option(
         True, "Argo: pods that Pod Security 'restricted' admits: not root, no privileges, a read-only root file system."
@@ -157,16 +169,25 @@ class Options:
     user: Annotated[int, Field(ge=1, le=2**31 - 1)] = _option(1000, "Argo: the user, and the group, that they run as.")
     retries: v.Count = _option(2, "How often a step that failed with a defect is tried again.")
     interruptions: v.Count = _option(
-        10, "How often a step is tried again that was preempted or evicted, lost its node, or may pass (exit status 75)."
+        10,
+        "How often a step is tried again that was preempted or evicted, lost its node, or may pass (exit status 75).",
     )
     deadlines: Annotated[dict[str, v.Duration], _known(*BOXES)] = _option(
-        {"fetch-dump": "12h", "prepare-data": "6h", "train-detr": "7d", "evaluate": "12h", "upload-artifacts": "12h"},
+        {
+            "fetch-dump": "12h",
+            "prepare-data": "6h",
+            "train-detr": "7d",
+            "evaluate": "12h",
+            "upload-artifacts": "12h",
+            "annotate": "12h",
+        },
         "What differs from the longest time that an attempt of a step may take, such as '{train-detr: 14d}'.",
         "see docs/operators.md",
     )
     keep_succeeded: v.Duration = _option("7d", "Argo: how long a workflow that succeeded is kept. Empty: for ever.")
     keep_failed: v.Duration = _option(
-        "3d", "Argo: how long one that failed is kept, with its volumes, so that `argo retry` can go on. Empty: for ever."
+        "3d",
+        "Argo: how long one that failed is kept, with its volumes, so that `argo retry` can go on. Empty: for ever.",
     )
     pod_gc: Literal["OnPodCompletion", "OnPodSuccess", "OnWorkflowCompletion", "OnWorkflowSuccess", ""] = _option(
         "OnWorkflowSuccess", "Argo: when pods, and with them their logs, are deleted. Empty: with the workflow."
@@ -179,7 +200,7 @@ class Options:
         Raises:
             PipelineError: a setting is unknown, or its value is not one that it can have.
         """
-        fields = {each.name: each for each in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        fields = {each.name: each for each in dataclasses.fields(cls)}
         for name in settings:
             if name not in fields:
                 close = difflib.get_close_matches(str(name), fields, n=1)
@@ -193,7 +214,9 @@ class Options:
             return cls(**merged(defaults, settings))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join([_flag(str(first["loc"][0])), *map(str, first["loc"][1:])])
+            place = ".".join(
+                [_flag(str(first["loc"][0])), *(str(each) for each in first["loc"][1:] if each != "[key]")]
+            )
             reason = first["msg"].removeprefix("Value error, ")
             raise PipelineError(f"the setting '{place}' is {first['input']!r}: {reason}") from None
 
@@ -248,6 +271,7 @@ def chosen_options(folder: Path) -> Options:
 
 def workflow_parameters(target: Target, options: Options) -> Sequence[p.Parameter]:
     """Return the parameters of this form of the workflow."""
+    common = (*p.PARAMETERS, p.ANNOTATE) if options.annotate else p.PARAMETERS
     if options.image:
         hint = "Image that holds this project, in which every step runs."
         code: tuple[p.Parameter, ...] = (replace(p.PYTORCH_IMAGE, value=options.image, hint=hint),)
@@ -258,7 +282,7 @@ def workflow_parameters(target: Target, options: Options) -> Sequence[p.Paramete
             replace(p.PYTORCH_IMAGE, value=options.train_image),
         )
     if target is Target.ONEPANEL:
-        return (*p.PARAMETERS, *code, p.SYS_NODE_POOL)
+        return (*common, *code, p.SYS_NODE_POOL)
     if options.node_pool:
-        return (*p.PARAMETERS, *code, replace(p.SYS_NODE_POOL, value=options.node_pool))
-    return (*p.PARAMETERS, *code)
+        return (*common, *code, replace(p.SYS_NODE_POOL, value=options.node_pool))
+    return (*common, *code)

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from steps.annotate import annotate_tasks
+from steps.cvat.export import STATES
 from steps.dataset.model import CROWDS, FRAME_ORDERS
+from steps.fetch import fetch_dump
 from steps.options import MODEL_CHOICES
 from steps.preparation.split import SPLITS
 from steps.prepare import prepare_data
@@ -66,6 +69,10 @@ ANNOTATION_PATH = Parameter(
     visibility=INTERNAL,
     required=True,
 )
+JOB_STATE = _of_step(
+    fetch_dump, "state", "cvat-job-state", "Jobs to take", type=SELECT, options=STATES, visibility=INTERNAL
+)
+ANNOTATE = _of_step(annotate_tasks, "to", "cvat-annotate", "Tasks to annotate", value="")
 OUTPUT_PATH = Parameter(
     name="cvat-output-path",
     value="workflow-data/output",
@@ -146,5 +153,6 @@ PARAMETERS = (
     MAX_LOST,
     HYPERPARAMETERS,
     SEED,
+    JOB_STATE,
 )
 """What every form of the workflow has, in the order in which forms show them."""

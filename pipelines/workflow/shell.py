@@ -1,9 +1,6 @@
 """What containers run around a step: installing its packages, and trying again where Argo cannot tell when."""
 
-from steps.common.errors import EXIT_USER_ERROR
-
-EXIT_MAY_PASS = 75
-"""EX_TEMPFAIL of sysexits.h: what failed, such as a network, may work later."""
+from steps.common.errors import EXIT_TEMPORARY, EXIT_USER_ERROR
 
 
 def _pip(target: str) -> str:
@@ -23,7 +20,7 @@ if [ ! -r "$0" ]; then
 fi
 if ! {_pip(target)}; then
   echo "error: the packages cannot be installed, see above; this may pass" >&2
-  exit {EXIT_MAY_PASS}
+  exit {EXIT_TEMPORARY}
 fi
 exec "$@"
 """
@@ -49,7 +46,7 @@ for pause in 10 30 90 270 600 end; do
   wait $child
   status=$?
   while kill -0 $child 2>/dev/null; do wait $child; status=$?; done
-  if [ $status -ne {EXIT_MAY_PASS} ] || [ $pause = end ] || [ "$stopped" ]; then break; fi
+  if [ $status -ne {EXIT_TEMPORARY} ] || [ $pause = end ] || [ "$stopped" ]; then break; fi
   echo "this may pass: trying again in $pause s"
   sleep $pause &
   child=$!

@@ -11,7 +11,7 @@ import typer
 from steps.common.errors import EXIT_USER_ERROR
 
 DISTRIBUTION = "cvat-detr"
-DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
+DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS}
 """A disk that is full or that we may not use: not a defect, and another try does not help."""
 
 
@@ -66,7 +66,7 @@ def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
         user_errors: exceptions whose message goes to stderr in one line, without a traceback.
 
     Returns:
-        0; 2 for a user error; 130 after Ctrl-C; what `typer.Exit` carries.
+        0; for a user error 2, or the `exit_status` that it carries; 130 after Ctrl-C; what `typer.Exit` carries.
     """
     if os.name != "posix":
         return fail(f"{DISTRIBUTION} needs Linux or macOS: on Windows, run it in WSL")
@@ -75,7 +75,7 @@ def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
         asked = sys.argv[1:] or (["--help"] if app.info.no_args_is_help is True else [])
         status = app(asked, standalone_mode=False)
     except user_errors as error:
-        return fail(str(error))
+        return fail(str(error), getattr(error, "exit_status", EXIT_USER_ERROR))
     except typer.TyperException as error:
         return fail(usage_error(error))
     except OSError as error:
@@ -89,10 +89,10 @@ def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
     return status if isinstance(status, int) else 0
 
 
-def fail(message: str) -> int:
+def fail(message: str, status: int = EXIT_USER_ERROR) -> int:
     """Print a user error; give the exit status for it."""
     print(f"error: {message}", file=sys.stderr)
-    return EXIT_USER_ERROR
+    return status
 
 
 def usage_error(error: typer.TyperException) -> str:

@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import hashlib
 import json
 import os
 import uuid
@@ -26,8 +27,21 @@ def replacing(target: Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, target)
+    except OSError as error:
+        # A full disk says which file it was for only when a file is opened.
+        error.filename = error.filename or str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Give the SHA-256 sum of a file, in hexadecimal."""
+    sum_ = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1024 * 1024):
+            sum_.update(block)
+    return sum_.hexdigest()
 
 
 def write_json(target: Path, value: Any, *, indent: bool = True) -> None:

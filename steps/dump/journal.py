@@ -9,6 +9,7 @@ import orjson
 from steps.common.files import replacing
 from steps.dataset.layout import MOVED_ASIDE
 from steps.dump.target import STATE_DIR
+from steps.storage.checksums import sum_of
 
 Version = tuple[int, str]
 """What a file was fetched from: a size in bytes, and an entity tag or a time of change."""
@@ -33,7 +34,8 @@ class Journal:
     """What was fetched into a folder: a line of JSON per file, written as each one arrives.
 
     The line holds the version of the source, so that what was altered there since is fetched again, and the file's
-    own size and time of change, so that a file altered here is.
+    own size and time of change, so that a file altered here is.  Where it holds a sum, a file of another
+    time of change, as after a copy of the volume, is summed before it is fetched again.
     """
 
     def __init__(self, dataset_dir: Path) -> None:
@@ -55,14 +57,21 @@ class Journal:
         """Tell whether `path` is what was fetched from that version, or was moved aside by the prepare step since."""
         name = self._name(path)
         entry = self._entries.get(name)
-        return entry is not None and any(entry == self._entry(place, version) for place in self._places(name))
+        return entry is not None and any(self._is(place, version, entry) for place in self._places(name))
 
-    def add(self, path: Path, version: Version) -> None:
-        """Note that `path` was just fetched from that version."""
+    def _is(self, path: Path, version: Version, entry: list[object]) -> bool:
+        *source_and_size, changed, sum_ = entry if len(entry) == 5 else [*entry, ""]
+        *there, now = self._entry(path, version)
+        if source_and_size != there:
+            return False
+        return changed == now or (isinstance(sum_, str) and sum_ != "" and sum_of(path, sum_.partition(":")[0]) == sum_)
+
+    def add(self, path: Path, version: Version, sum_: str = "") -> None:
+        """Note that `path` was just fetched from that version, with that sum where it is known."""
         if self._file is None:
             self._file = self._path.open("ab")
             self._file.write(b"\n")  # Ends the line that a killed run left open.
-        name, entry = self._name(path), self._entry(path, version)
+        name, entry = self._name(path), [*self._entry(path, version), *([sum_] if sum_ else [])]
         self._entries[name] = entry
         self._file.write(orjson.dumps([name, *entry], option=orjson.OPT_APPEND_NEWLINE))
 

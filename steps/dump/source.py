@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from steps.common.errors import StepError
+from steps.cvat.address import EXAMPLE, Place, parse
 from steps.dataset.containment import refuse_ways_out
 from steps.dataset.layout import LOST_AND_FOUND
 from steps.dump.target import STATE_DIR
 from steps.storage.address import candidate_keys, has_scheme
 from steps.storage.config import StorageConfig
+from steps.storage.objects import RemoteObject
 from steps.storage.store import Storage, open_storage
-from steps.storage.transfer import RemoteObject
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,36 @@ class BucketArchive:
         return f"{self.storage.url}/{self.object.key}"
 
 
-Source = LocalFolder | LocalArchive | BucketFolder | BucketArchive
+@dataclass(frozen=True)
+class ServerTasks:
+    """Tasks, projects or jobs of a CVAT server."""
+
+    places: Sequence[Place]
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.places))
+
+
+Source = LocalFolder | LocalArchive | BucketFolder | BucketArchive | ServerTasks
 
 
 def locate(path: str, namespace: str, config: StorageConfig) -> Source:
     """Find out what `path` names.
 
     An explicit path (`/…`, `./…`, `~/…`) that exists is local; a bare one is a key when a bucket is configured,
-    else local. A key is tried as given, then under `namespace`. What lies in a `file://` bucket is local.
+    else local. A key is tried as given, then under `namespace`. What lies in a `file://` bucket is local. Of the
+    addresses with `http(s)://` those of CVAT's tasks, projects and jobs are taken.
 
     Raises:
         StepError: nothing is there, or the storage refuses.
     """
+    if places := parse(path):
+        return ServerTasks(places)
+    if path.startswith(("http://", "https://")):
+        raise StepError(
+            f"'{path}' is neither a task of a CVAT server nor an address in object storage: write {EXAMPLE}, or "
+            "s3://bucket/key with the storage server's own address as --endpoint"
+        )
     if local := _local_path(path, config):
         return _local_source(local)
     storage, key = open_storage(path, config)

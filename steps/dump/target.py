@@ -15,6 +15,8 @@ from steps.dump.archive import safe_path
 
 STATE_DIR = ".fetch"
 """Folder in the dataset's that holds unfinished files, archives, and the journal of what was fetched."""
+LOCK = f"{STATE_DIR}/lock"
+"""File of the lock that fetch and prepare hold while they write to the dataset's folder."""
 ARCHIVE = f"{STATE_DIR}/dump.zip"
 """Where a bucket's archive lies until it is unpacked."""
 LISTING = f"{STATE_DIR}/files.json"

@@ -3,6 +3,7 @@
 import shutil
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from steps.common.errors import StepError
@@ -20,9 +21,9 @@ from steps.dump.target import (
 )
 
 
-def unpacked(version: Version, dataset_dir: Path) -> Fetched | None:
+def unpacked(version: Version, dataset_dir: Path, folder: str = "") -> Fetched | None:
     """Give what an earlier run unpacked from this version of an archive; None unless all of it is there as it was."""
-    files = [dataset_dir / name for name in listed(dataset_dir)]
+    files = [dataset_dir / name for name in listed(dataset_dir) if not folder or name.startswith(f"{folder}/")]
     journal = Journal(dataset_dir)
     if not files or not all(journal.holds(path, version) for path in files):
         return None
@@ -30,7 +31,9 @@ def unpacked(version: Version, dataset_dir: Path) -> Fetched | None:
     return Fetched(len(files), len(files), sum(path.stat().st_size for path in files if path.is_file()))
 
 
-def unpack(archive: Path, shown: str, version: Version, dataset_dir: Path) -> Fetched:
+def unpack(
+    archive: Path, shown: str, version: Version, dataset_dir: Path, folder: str = "", beside: Sequence[Path] = ()
+) -> Fetched:
     """Unpack a zip; files that are there already, whole, are kept.
 
     Args:
@@ -38,6 +41,8 @@ def unpack(archive: Path, shown: str, version: Version, dataset_dir: Path) -> Fe
         shown: the archive's name in messages.
         version: of the archive, for the journal.
         dataset_dir: where the files go.
+        folder: below it, where the archive is one of several.
+        beside: files of the others.
 
     Raises:
         StepError: the archive is broken or unsafe, or the disk is too small.
@@ -47,8 +52,8 @@ def unpack(archive: Path, shown: str, version: Version, dataset_dir: Path) -> Fe
             found = members(zipped, shown, archive.stat().st_size)
             for _, path in found:
                 refuse_ours(path, f"'{printable(str(path))}' in {shown}")
-            targets = [dataset_dir / path for _, path in found]
-            settle(targets, dataset_dir)
+            targets = [dataset_dir / folder / path for _, path in found]
+            settle([*targets, *beside], dataset_dir)
             # In a folder where what a killed run left behind is not taken for a part of the dump.
             unfinished = empty_scratch(dataset_dir) / "member"
             refuse_same_names([path for _, path in found], shown, dataset_dir / STATE_DIR)

@@ -30,13 +30,14 @@ TAG = "cvat_coco"
 TITLE = "COCO 1.0"
 _INSTANCES, _KEYPOINTS = "instances_", "person_keypoints_"
 _INFO = {"contributor", "date_created", "description", "url", "version", "year"}
-OURS = re.compile(rb'^\s*\{"info":\{"made_by":"' + MADE_BY.encode() + b'"')
+OURS = re.compile(rb'"made_by":"' + MADE_BY.encode() + rb'"|"split_digest":"')
+"""Either tells a file that the prepare step wrote: one damaged bit must not turn it into a dump."""
 
 
 def recognise(root: Path) -> list[Path]:
     """Give the annotation files that are the dump's and not ours; keypoints where there are no instances."""
     named = files_below(root, lambda name: name.startswith((_INSTANCES, _KEYPOINTS)) and name.endswith(".json"))
-    found = [path for path in named if not _is_ours(path)]
+    found = [path for path in named if not is_ours(path)]
     if instances := [path for path in found if path.name.startswith(_INSTANCES)]:
         found = instances
     # Moved aside by an earlier run, and fetched again since: the one that came last.
@@ -44,9 +45,10 @@ def recognise(root: Path) -> list[Path]:
     return [path for path in found if path not in stale]
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Tell whether the prepare step wrote a file."""
     with path.open("rb") as file:
-        return OURS.match(file.read(200)) is not None
+        return OURS.search(file.read(200)) is not None
 
 
 def read(root: Path, dataset: Dataset) -> None:

@@ -34,8 +34,9 @@ _NO_BOXES = {"polyline", "points", "cuboid", "tag", "skeleton"}
 def recognise(root: Path) -> list[Path]:
     """Give the XML files whose root is `<annotations>`."""
     paths = files_below(root, lambda name: name.lower().endswith(".xml"))
-    # Beside a folder of a hundred thousand annotation files of another format, CVAT's lies higher.
-    paths = sorted(paths, key=lambda path: (len(path.parts), path))[:20]
+    # Beside a folder of a hundred thousand annotation files of another format, CVAT's lies higher or has its own name.
+    own = sum(path.name == "annotations.xml" for path in paths)
+    paths = sorted(paths, key=lambda path: (path.name != "annotations.xml", len(path.parts), path))[: max(own, 20)]
     found = [path for path in paths if xml.glimpse(path)[0] == "annotations"]
     return sorted(found)
 
@@ -61,8 +62,9 @@ def read(root: Path, dataset: Dataset) -> None:
             if node.tag == "meta":
                 tasks = _read_meta(node, dataset)
             elif node.tag == "image":
-                # A project's dump tells subsets itself; datumaro writes a file for each.
-                _read_image(node, "" if path.stem == "annotations" else path.stem, images, dataset)
+                # A project's dump tells subsets itself, a task's once for all; datumaro writes a file for each.
+                of_task = tasks[0].subset if len(tasks) == 1 and tasks[0].subset != "default" else ""
+                _read_image(node, of_task if path.stem == "annotations" else path.stem, images, dataset)
             elif node.tag == "track":
                 frames = frames or _Frames(path, tasks, "subset" in node.attributes, dataset)
                 _read_track(node, frames, dataset)

@@ -1,7 +1,7 @@
 """Which images and boxes of a dump are trained on, and what becomes of the others."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ class Clean:
     boxes: Boxes
     """`image` counts `files`, `category` counts `categories`; in px, in the order of the images."""
     categories: list[Category]
+    digests: list[str] = field(default_factory=list)
+    """SHA-256 of each of `files`."""
 
 
 def clean(dataset: Dataset, found: Sequence[str | None]) -> Clean:
@@ -72,7 +74,8 @@ def clean(dataset: Dataset, found: Sequence[str | None]) -> Clean:
         )
     sieve.note("noted", sieve.boxes.crowd, "crowd region (iscrowd): kept as one, not trained on")
     _note_unused(dataset.categories, sieve.boxes, findings)
-    return Clean(files, _subsets(dataset, of_row, len(files)), sizes, sieve.by_image(), dataset.categories)
+    subsets, digests = _subsets(dataset, of_row, len(files)), [header.digest for header in headers]
+    return Clean(files, subsets, sizes, sieve.by_image(), dataset.categories, digests)
 
 
 def _usable(dataset: Dataset, found: Sequence[str | None]) -> tuple[list[str], list[Header]]:

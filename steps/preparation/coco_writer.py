@@ -1,6 +1,6 @@
 """The training and validation sets as COCO files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,26 @@ ROWS_AT_ONCE = 20_000
 """Boxes that are written at once, so that a million of them need little memory."""
 
 
-def coco_file(data: Clean, root: Path, images: Sequence[int], numbers: np.ndarray) -> Iterator[bytes]:
-    """Give a set as the bytes of a COCO file; image and annotation ids count from 1 over the whole dump."""
+def coco_file(
+    data: Clean, root: Path, images: Sequence[int], numbers: np.ndarray, digests: Mapping[str, str]
+) -> Iterator[bytes]:
+    """Give a set as the bytes of a COCO file; image and annotation ids count from 1 over the whole dump.
+
+    `digests` go into its `info`: by them, and by the SHA-256 of each image, the trainer knows what it reads again.
+    """
     listed = [
-        {"id": image + 1, "file_name": f"{root}/{data.files[image]}", "width": width, "height": height}
+        {
+            "id": image + 1,
+            "file_name": f"{root}/{data.files[image]}",
+            "width": width,
+            "height": height,
+            "sha256": data.digests[image],
+        }
         for image in images
         for width, height in (data.sizes[image],)
     ]
     head = {
-        "info": {"made_by": MADE_BY, "description": "made from a CVAT dump"},
+        "info": {"made_by": MADE_BY, "description": "made from a CVAT dump", **digests},
         "categories": [
             {"id": each.id, "name": each.name, "supercategory": each.supercategory} for each in by_id(data.categories)
         ],

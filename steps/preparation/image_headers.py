@@ -13,11 +13,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 from steps.common.progress import progress
+from trainer.data.fingerprint import file_digest
 
 UPRIGHT = 1
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -43,6 +45,8 @@ class Header(NamedTuple):
     """Why the file cannot be used; empty when it can be."""
     too_large: bool = False
     """Whether its header says more than `MOST_PIXELS`."""
+    digest: str = ""
+    """SHA-256 of the file, where `read_headers` gives the header and the file can be used."""
 
 
 class _OddError(Exception):
@@ -50,7 +54,7 @@ class _OddError(Exception):
 
 
 def read_headers(paths: Sequence[str]) -> list[Header]:
-    """Read the headers of many files, on all cores, with a bar."""
+    """Read the headers of many files, and what tells their content from others', on all cores, with a bar."""
     headers: list[Header] = []
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with progress("checking images", len(paths), unit="images") as advance, _workers(len(paths)) as workers:
@@ -69,7 +73,16 @@ def _workers(count: int) -> Executor:
 
 
 def _read_chunk(paths: Sequence[str]) -> list[Header]:
-    return [read_header(path) for path in paths]
+    return [_with_digest(path, read_header(path)) for path in paths]
+
+
+def _with_digest(path: str, header: Header) -> Header:
+    if header.flaw:
+        return header
+    try:
+        return header._replace(digest=file_digest(Path(path)))
+    except OSError as error:
+        return _flawed(f"it cannot be read ({error.strerror})")
 
 
 def read_header(path: str) -> Header:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.common.files import replacing
+from steps.cvat.links import frame_links
 from steps.report import charts, counting, tables, words
 from steps.report.formats import percent
 from steps.report.matching import collect, match
@@ -26,8 +27,7 @@ from steps.report.reading import (
     thresholds_of,
     within,
 )
-
-# jinja2 is imported where it is used: a pod that only moves files has none.
+from steps.report.render import render
 
 _MOST_CLASSES, _BEST_AND_WEAKEST = 40, 15
 
@@ -70,6 +70,7 @@ def write_report(
     prepared = read_optional(dataset_dir / "prepare_report.json")
     trained = read_optional(output_dir / "train.json")
     log = read_log(output_dir / "log.jsonl")
+    links = frame_links(dataset_dir)
 
     names, images = collect(annotations, predictions)
     thresholds = thresholds_of(metrics, names, score_threshold)
@@ -86,7 +87,8 @@ def write_report(
         short = classes[:_BEST_AND_WEAKEST] + classes[-_BEST_AND_WEAKEST:]
     verdict = words.verdict(metrics, sums, bool(predictions), facts.held_out)
     gaps = words.annotate_next(sums, counting.gaps(names, images), classes)
-    page = _render(
+    page = render(
+        "report.html.jinja",
         facts=facts,
         verdict=verdict,
         advice=words.advice(facts, metrics, trained, log, images, classes, sums),
@@ -103,7 +105,7 @@ def write_report(
         curves=charts.precision_recall_charts(loose, strict, classes, metrics),
         charts=charts.training_charts(log, figures_of(trained, log), facts.best_epoch, facts.measured_on),
         numbers=tables.number_table(metrics),
-        pictures=[picture(image, group, dataset_dir, names) for image, group in choose(images, max_images)],
+        pictures=[picture(image, group, dataset_dir, names, links) for image, group in choose(images, max_images)],
         image_total=len(images),
         prepared=tables.prepared_tables(prepared),
         recipe=tables.recipe_table(trained),
@@ -124,16 +126,3 @@ def _overall(metrics: dict[str, Any]) -> dict[str, str] | None:
     if score is None or f1 is None:
         return None
     return {"score": f"{score:.2f}", "f1": f"{f1:.2f}", "precision": percent(precision), "recall": percent(recall)}
-
-
-def _render(**values: Any) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(**values)

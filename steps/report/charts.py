@@ -18,11 +18,13 @@ from steps.report.reading import series
 # matplotlib is imported where it draws: a pod that only moves files has none.
 
 _INK, _GRID, _FIRST, _SECOND = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
+_RUNS = tuple(f"#0a0b1{place}" for place in range(8))
 _CSS_COLOURS = {
     _INK: "var(--muted)",
     _GRID: "var(--line)",
     _FIRST: "var(--first)",
     _SECOND: "var(--second)",
+    **{colour: f"var(--run-{place})" for place, colour in enumerate(_RUNS)},
 }
 _MOST_CLASS_CURVES = 8
 
@@ -82,6 +84,18 @@ def training_charts(
         logarithmic=True,
     )
     return charts
+
+
+def comparison_chart(name: str, lines: Sequence[tuple[Sequence[float], Sequence[float | None], int]]) -> str:
+    """A number of several runs over the epochs.
+
+    Args:
+        name: of the chart on its page.
+        lines: epochs, values and the run's place on the page, which sets its colour; those of the first places are
+            drawn in front, those beyond the eighth in grey.
+    """
+    drawn = [(xs, ys, _RUNS[place] if place < len(_RUNS) else _GRID) for xs, ys, place in reversed(lines)]
+    return _chart(name, drawn, x_label="epoch")
 
 
 def balance_chart(found: Balance, threshold: float) -> str:

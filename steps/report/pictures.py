@@ -6,7 +6,7 @@ import base64
 import io
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,13 @@ def choose(images: Sequence[ValImage], most: int) -> list[tuple[ValImage, str]]:
     ]
 
 
-def picture(image: ValImage, group: str, dataset_dir: Path, names: dict[int, str]) -> dict[str, Any]:
-    """An image as the page draws it: a thumbnail and its boxes in the thumbnail's coordinates."""
+def picture(
+    image: ValImage, group: str, dataset_dir: Path, names: dict[int, str], links: Mapping[Path, str] | None = None
+) -> dict[str, Any]:
+    """An image as the page draws it: a thumbnail and its boxes in the thumbnail's coordinates.
+
+    `links` are the addresses of frames in CVAT, by absolute path.
+    """
     path = Path(image.file_name)
     uri, width, height = _thumbnail(dataset_dir / path, image.width, image.height)
     # Small images are drawn as large as the others, so that the labels fit.
@@ -93,6 +98,7 @@ def picture(image: ValImage, group: str, dataset_dir: Path, names: dict[int, str
     _place_labels([*(box for box in truth if box["state"] == "missed"), *reversed(predictions)], view)
     return {
         "uri": uri,
+        "link": (links or {}).get((dataset_dir / path).absolute(), ""),
         "name": "/".join(path.parts[-2:]) if path.is_absolute() else image.file_name,
         "view": view,
         "truth": truth,

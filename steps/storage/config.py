@@ -1,6 +1,7 @@
 """Which bucket, where it is and who we are there."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +9,14 @@ from pathlib import Path
 import yaml
 
 from steps.common.errors import StepError
+from steps.common.messages import printable
 from steps.storage.errors import one_line
 
 ONEPANEL_CONFIG_DIR = Path("/etc/onepanel")
 """Where Onepanel mounts `artifactRepository` and the files of the keys that it names."""
 BUCKET_VARIABLE = "S3_BUCKET"
 """AWS has no standard variable for a bucket's name; this is ours."""
+RETRY_VARIABLE, STALL_VARIABLE = "STORAGE_RETRY_SECONDS", "STORAGE_STALL_SECONDS"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class StorageConfig:
     secret_key: str = field(default="", repr=False)
     origin: str = "the arguments and the AWS environment"
     """Where the values come from, for messages."""
+    retry_seconds: float = 120
+    """For how long what may pass (a network that is down, a busy store) is tried again, from the first failure on."""
+    stall_seconds: float = 30
+    """After how long without a byte a request is given up and tried again."""
 
     @classmethod
     def resolve(
@@ -52,7 +59,16 @@ class StorageConfig:
             access_key=mounted.access_key,
             secret_key=mounted.secret_key,
             origin=mounted.origin,
+            retry_seconds=_seconds(environ, RETRY_VARIABLE, cls.retry_seconds),
+            stall_seconds=_seconds(environ, STALL_VARIABLE, cls.stall_seconds),
         )
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name, "")
+    if text and not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text, re.ASCII):
+        raise StepError(f"{name} is '{printable(text)}': give a number of seconds, such as {default:g}")
+    return float(text or default)
 
 
 def _read_onepanel(config_dir: Path) -> StorageConfig:

@@ -4,7 +4,19 @@ import re
 
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
-from steps.common.errors import StepError
+from steps.common.errors import StepError, TemporaryError
+
+
+class NotAllowedError(StepError):
+    """The store knows the credentials, and they may not do that."""
+
+
+class NotThereError(TemporaryError):
+    """There is no object at the key; where one was listed, it vanished."""
+
+
+class ChangedError(TemporaryError):
+    """The object is no longer the one that was asked for."""
 
 
 class in_words:  # noqa: N801 - used as a function
@@ -17,11 +29,16 @@ class in_words:  # noqa: N801 - used as a function
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-            raise StepError(f"{self._address} does not let these credentials do that: {one_line(error)}") from None
+            raise NotAllowedError(
+                f"{self._address} does not let these credentials do that: {one_line(error)}"
+            ) from None
         # A key that cannot be written as a path reaches us as a bare ValueError.
-        if isinstance(error, BaseError) or (isinstance(error, ValueError) and "parse path" in str(error)):
-            remedy = ": rename it" if re.search("invalid path|parse path", str(error)) else ""
-            raise StepError(f"{self._address} failed: {one_line(error)}{remedy}") from None
+        if re.search("invalid path|parse path", str(error)) and isinstance(error, BaseError | ValueError):
+            raise StepError(f"{self._address} failed: {one_line(error)}: rename it") from None
+        if isinstance(error, FileNotFoundError):
+            raise NotThereError(f"{self._address} failed: {one_line(error)}") from None
+        if isinstance(error, BaseError):
+            raise TemporaryError(f"{self._address} failed: {one_line(error)}") from None
 
 
 def one_line(error: BaseException) -> str:

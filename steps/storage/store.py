@@ -1,27 +1,28 @@
 """A bucket or folder, opened by its address.
 
-boto3 settles endpoint, region and credentials, and puts a refusal into words; obstore moves the bytes, with
-many small objects in flight at once and large ones in parts. The scheme of an address chooses the store:
-`s3://` (tested here), `gs://` and `az://` (configured through the environment variables that obstore names),
-`file://`.
+The scheme of an address chooses the store: `s3://` (tested here), `gs://` and `az://` (configured through the
+environment variables that obstore names), `file://`.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
-import obstore
-from obstore.exceptions import BaseError
-from obstore.store import LocalStore, from_url
-
-from steps.common.errors import StepError
+from steps.common.errors import StepError, TemporaryError
+from steps.common.messages import printable
 from steps.common.progress import progress
 from steps.storage.address import clean_key, has_scheme
 from steps.storage.config import BUCKET_VARIABLE, ONEPANEL_CONFIG_DIR, StorageConfig
-from steps.storage.errors import in_words, one_line
-from steps.storage.s3 import open_s3
-from steps.storage.transfer import OBJECTS_IN_FLIGHT, PARTS_IN_FLIGHT, Download, RemoteObject, each, upload
+from steps.storage.errors import NotThereError
+from steps.storage.foreign import Foreign, open_folder, open_foreign
+from steps.storage.objects import RemoteObject, Sent
+from steps.storage.s3 import S3, open_s3
+from steps.storage.threads import OBJECTS_IN_FLIGHT, each
+from steps.storage.transfer import Done, Download
+
+FILES_IN_FLIGHT = 4
+"""Uploads at a time; large ones have parts in flight as well."""
 
 
 def open_storage(path: str, config: StorageConfig, *, create: bool = False) -> "tuple[Storage, str]":
@@ -51,7 +52,8 @@ def open_storage(path: str, config: StorageConfig, *, create: bool = False) -> "
     key = clean_key(key, path)
     scheme, name = bucket.split("://", 1)
     if scheme == "file":
-        return _open_folder(Path("/") / unquote(name), create=create), key
+        place = Path("/") / unquote(name)
+        return Storage(open_folder(place, create=create), folder=place), key
     if scheme in ("http", "https"):
         raise StepError(
             f"'{path}' is not an address in object storage: write s3://bucket/key, and the server's own address as "
@@ -60,12 +62,8 @@ def open_storage(path: str, config: StorageConfig, *, create: bool = False) -> "
     if not name:
         raise StepError(f"'{path}' names no bucket: write {scheme}://bucket/key")
     if scheme in ("s3", "s3a"):
-        store, endpoint = open_s3(name, config)
-        return Storage(store, f"s3://{name}", where=f" at {endpoint}"), key
-    try:
-        return Storage(from_url(bucket), bucket), key
-    except (BaseError, ValueError) as error:
-        raise StepError(f"cannot open {bucket}: {one_line(error)}") from None
+        return Storage(open_s3(name, config)), key
+    return Storage(open_foreign(bucket, config)), key
 
 
 def _split(address: str) -> tuple[str, str]:
@@ -77,95 +75,98 @@ def _split(address: str) -> tuple[str, str]:
     return f"{scheme}://{name}", key
 
 
-def _open_folder(folder: Path, *, create: bool) -> "Storage":
-    if not create and not folder.is_dir():
-        raise StepError(f"the bucket is the folder {folder}, which does not exist: check its name")
-    try:
-        store = LocalStore(folder, mkdir=create)
-    except BaseError as error:
-        raise StepError(f"cannot open the folder {folder}: {one_line(error)}") from None
-    return Storage(store, f"file://{folder}".rstrip("/"), folder=folder)
-
-
 class Storage:
-    """One bucket or folder, through obstore. Keys are complete, without a leading slash."""
+    """One bucket or folder. Keys are complete, without a leading slash."""
 
-    def __init__(self, store: Any, url: str, *, where: str = "", folder: Path | None = None) -> None:
-        self._store = store
+    def __init__(self, bucket: S3 | Foreign, *, folder: Path | None = None) -> None:
+        self._bucket = bucket
         self.folder = folder
         """The folder that a `file://` bucket is."""
-        self.url = url
+        self.url = bucket.url
         """The bucket's address, such as `s3://bucket`."""
-        self._address = f"{url}{where}"
 
-    def list(self, prefix: str) -> list[RemoteObject]:
+    def list(self, prefix: str) -> Sequence[RemoteObject]:
         """List the objects under `prefix`, a whole path segment: `a/b` does not list `a/bc`.
 
         Folder markers (empty objects whose key ends in a slash) are left out.
+
+        Raises:
+            StepError: the store refuses, or an object has a key that no file can have.
         """
-        with in_words(self._address):
-            chunks = obstore.list(self._store, prefix.rstrip("/") or None, chunk_size=1000)
-            found = [_remote(meta) for chunk in chunks for meta in chunk]
-        # obstore gives a marker's key without the slash: only asking tells it from an empty file.
-        empty = [remote for remote in found if not remote.size and self.folder is None]
-        markers: set[str] = set()
+        prefix = prefix.rstrip("/")
+        found = self._bucket.list(f"{prefix}/" if prefix else "")
+        self.refuse_odd_keys([remote.key for remote in found])
+        return found
 
-        def ask(remote: RemoteObject) -> None:
-            if self.head(remote.key) is None:
-                markers.add(remote.key)
-
-        each(empty, OBJECTS_IN_FLIGHT, ask)
-        return [remote for remote in found if remote.key not in markers]
+    def refuse_odd_keys(self, keys: Sequence[str]) -> None:
+        """Refuse keys that no file can have, or that change on their way through URLs."""
+        for key in keys:
+            if re.search(r"[\x00-\x1f\x7f]", key) or {"", ".", ".."} & set(key.split("/")):
+                raise StepError(f"{self.url} cannot have '{printable(key)}' here, which no file can be: rename it")
 
     def head(self, key: str) -> RemoteObject | None:
         """Give the object at exactly `key`, or None."""
-        if not key:
+        try:
+            return self._bucket.head(key) if key else None
+        except NotThereError:
             return None
-        with in_words(self._address):
-            try:
-                return _remote(obstore.head(self._store, key))
-            except FileNotFoundError:
-                return None
 
     def children(self, prefix: str) -> Sequence[str]:
         """Name what lies directly under `prefix`, folders with a trailing slash."""
-        with in_words(self._address):
-            found = obstore.list_with_delimiter(self._store, prefix.rstrip("/") or None)
-        folders = [f"{path.rstrip('/').rpartition('/')[2]}/" for path in found["common_prefixes"]]
-        files = [meta["path"] for meta in found["objects"] if meta["path"] != prefix.rstrip("/")]
-        return sorted(folders + [path.rpartition("/")[2] for path in files])
+        prefix = prefix.rstrip("/")
+        folders, keys = self._bucket.children(f"{prefix}/" if prefix else "")
+        names = [f"{path.rstrip('/').rpartition('/')[2]}/" for path in folders]
+        return sorted(names + [key.rpartition("/")[2] for key in keys if not key.endswith("/")])
 
     def download(
         self,
         wanted: Sequence[tuple[RemoteObject, Path]],
         scratch: Path,
-        done: Callable[[RemoteObject, Path], None] = lambda remote, path: None,
+        done: Done = lambda remote, path, sum_: None,
     ) -> None:
         """Fetch each object to its path, whole or not at all.
 
-        Bytes gather in `scratch` (on the same file system) under temporary names; length and, where the
-        entity tag is one, the MD5 sum are checked, then the file is renamed. `done` is called after each.
+        Bytes gather in `scratch` (on the same file system) under temporary names, are compared with whatever
+        checksum the store gives, and then the file is renamed. `done` is called after each.
 
         Raises:
-            StepError: an object vanished, changed or arrived damaged, or the store refused.
+            StepError: the store refuses, or holds an object that is not what its checksum says.
+            TemporaryError: an object vanished, changed or arrived damaged, or failures did not end in time.
         """
         if not wanted:
             return
         scratch.mkdir(parents=True, exist_ok=True)
         total = sum(remote.size for remote, _ in wanted)
-        with progress(f"fetching {len(wanted)} objects", total) as advance, in_words(self._address):
-            Download(self._store, self.url, scratch, advance, done).all(wanted)
+        with progress(f"fetching {len(wanted)} objects", total) as advance:
+            Download(self._bucket, scratch, advance, done).all(wanted)
 
-    def upload(self, files: Sequence[tuple[Path, str]]) -> None:
-        """Put each file at its key, large ones in parts, and check that the sizes arrived.
+    def upload(self, files: Sequence[tuple[Path, str]]) -> Sequence[Sent]:
+        """Put each file at its key, large ones in parts; give what was sent, in the order of `files`.
 
         Raises:
-            StepError: the store refused, or holds another size than was sent.
+            StepError: the store refuses.
+            TemporaryError: a file changes while it is sent, or arrived damaged, or failures did not end in time.
         """
-        total = sum(path.stat().st_size for path, _ in files)
-        with progress(f"uploading {len(files)} files", total) as advance, in_words(self._address):
-            each(files, PARTS_IN_FLIGHT, lambda item: advance(upload(self._store, self.url, *item)))
+        self.refuse_odd_keys([key for _, key in files])
+        sent: dict[str, Sent] = {}
+        with progress(f"uploading {len(files)} files", sum(path.stat().st_size for path, _ in files)) as advance:
 
+            def put(item: tuple[Path, str]) -> None:
+                path, key = item
+                try:
+                    sent[key] = self._bucket.upload(path, key)
+                except FileNotFoundError:
+                    raise TemporaryError(f"{path} vanished while it was being uploaded: run the step again") from None
+                advance(sent[key].size)
 
-def _remote(meta: Any) -> RemoteObject:
-    return RemoteObject(key=meta["path"], size=meta["size"], etag=(meta.get("e_tag") or "").strip('"'))
+            each(files, min(FILES_IN_FLIGHT, len(files)), put, self._bucket.stop)
+        return [sent[key] for _, key in files]
+
+    def read(self, key: str) -> bytes | None:
+        """Give a small object's bytes; None where there is none."""
+        return self._bucket.read(key)
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove objects, which need not be there."""
+        if keys:
+            each(keys, min(OBJECTS_IN_FLIGHT, len(keys)), self._bucket.delete, self._bucket.stop)

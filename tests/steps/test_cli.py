@@ -122,6 +122,7 @@ finally:
     print(sorted({"torch", "torchvision", "matplotlib", "hera"} & set(sys.modules)))
 """
     fetch = ["--annotation-path", str(tmp_path / "dump"), "--dataset-dir", str(tmp_path / "dataset")]
+    fetch += ["--hyperparameters", "lr: 0.1"]
     for arguments in (["--help"], fetch):
         command = [sys.executable, "-c", program, "fetch", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -65,6 +66,22 @@ def test_another_checkpoint(run: Path) -> None:
     assert evaluate_model(run / "dataset", run / "output", checkpoint=str(other))["checkpoint"] == "other.pth"
 
 
+def test_the_run_s_own_checkpoint_is_not_evaluated_on_another_split(run: Path) -> None:
+    best = run / "output" / "checkpoints" / "best.pth"
+    before = evaluate_model(run / "dataset", run / "output")
+    trained = json.loads((run / "output" / "train.json").read_text())
+    assert before["data"] == {"val": trained["data"]["val"], "trained_on": trained["data"]}
+    assert before["checkpoint_sha256"] == hashlib.sha256(best.read_bytes()).hexdigest()
+    digest = prepare_data(run / "dataset", seed=1)["digest"]
+    kept = (run / "output" / "metrics.json").read_bytes()
+    with refused(best, trained["data"]["dataset"][:12], digest[:12], "another output folder", f"--checkpoint {best}"):
+        evaluate_model(run / "dataset", run / "output")
+    assert (run / "output" / "metrics.json").read_bytes() == kept
+    named = evaluate_model(run / "dataset", run / "output", checkpoint=str(best))
+    assert named["data"]["trained_on"] == trained["data"]
+    assert named["data"]["val"] != trained["data"]["val"]
+
+
 def test_no_checkpoint(run: Path) -> None:
     shutil.rmtree(run / "output" / "checkpoints")
     with refused(run / "output" / "checkpoints" / "best.pth", "is not there", "train-detr makes it"):
@@ -78,6 +95,8 @@ def test_checkpoint_of_another_kind(run: Path) -> None:
 
 
 def test_not_prepared(run: Path) -> None:
-    (run / "dataset" / "annotations" / "instances_val.json").unlink()
-    with refused("instances_val.json is not there", "prepare-data makes it"):
-        evaluate_model(run / "dataset", run / "output")
+    for name in ("instances_val.json", "instances_train.json"):
+        (run / "dataset" / "annotations" / name).unlink()
+        with refused(f"{name} is not there", "prepare-data makes it"):
+            evaluate_model(run / "dataset", run / "output")
+        prepare_data(run / "dataset")

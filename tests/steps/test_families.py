@@ -164,6 +164,9 @@ def test_a_published_model_is_brought_from_the_bucket(
     )  # fmt: skip
     assert f"starting from the model s3://{bucket}/models/tiny" in caplog.text
     assert summary["figures"] == FIGURES["hf"]
+    put("models/other/config.json", (tmp_path / "published" / "config.json").read_bytes())
+    with refused("was trained with model hf:", "tiny-", "not hf:", "other-"):
+        train_model(tmp_path / "dataset", tmp_path / "output", model=f"hf:s3://{bucket}/models/other", epochs=1)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -15,9 +16,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from steps.common.errors import StepError
+from steps.dataset.layout import check_prepared
+from steps.dump.target import LOCK
 from steps.fetch import fetch_dump
 from steps.prepare import prepare_data
+from tests.processes import held
 from tests.steps.refusals import refused
+from trainer.data.coco_dataset import CocoDetection, annotation_file
+from trainer.data.fingerprint import dataset_digest
+from trainer.data.transforms import EvalTransform
+from trainer.errors import TrainerError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -327,6 +338,28 @@ class TestBoxes:
         assert all(box["area"] == pytest.approx(box["bbox"][2] * box["bbox"][3]) for box in written)
 
 
+def test_the_trainer_finds_the_digests_that_are_written(dump: Path, root: Path) -> None:
+    """As `prepare` knows them without reading its files again, and `train` without `prepare`."""
+    edit(dump, lambda document: document["annotations"][1].update(iscrowd=1, bbox=[1.25, 2, 3.125, 4]))
+    report = prepare_data(root, crowds="regions")
+    sets = [CocoDetection(annotation_file(root, name), EvalTransform(64, 64)) for name in ("train", "val")]
+    assert [each.info["split_digest"] for each in sets] == [each.digest for each in sets]
+    assert {each.info["dataset_digest"] for each in sets} == {report["digest"]}
+    assert dataset_digest(*(each.digest for each in sets)) == report["digest"]
+    assert report["settings"]["seed"] == 0
+    for document in prepared(root).values():
+        for image in document["images"]:
+            assert image["sha256"] == hashlib.sha256(Path(image["file_name"]).read_bytes()).hexdigest()
+
+
+def test_an_edited_or_damaged_split_is_not_read(dump: Path, root: Path) -> None:
+    prepare_data(root)
+    path = annotation_file(root, "train")
+    path.write_bytes(path.read_bytes().replace(b'"bbox":[2.0', b'"bbox":[3.0', 1))
+    with pytest.raises(TrainerError, match=r"instances_train\.json is damaged or was edited"):
+        CocoDetection(path, EvalTransform(64, 64))
+
+
 def test_the_digest_is_of_the_dataset_wherever_it_lies(dump: Path, root: Path, tmp_path: Path) -> None:
     copy = fetch_dump(str(root), tmp_path / "copy")
     here, there = prepare_data(root), prepare_data(copy)
@@ -334,6 +367,10 @@ def test_the_digest_is_of_the_dataset_wherever_it_lies(dump: Path, root: Path, t
     assert there["digest"] == here["digest"]
     assert (here["dump"], there["dump"]) == (str(root), str(root))
     others = [prepare_data(copy, seed=1)["digest"]]
+    # The pixels count.
+    picture = copy / "images" / "0003.png"
+    Image.new("RGB", (64, 64), "pink").save(picture)
+    others.append(prepare_data(copy, seed=1)["digest"])
     for change in (
         lambda document: document["annotations"][0].update(bbox=[1, 2, 5, 6]),
         lambda document: document["annotations"][1].update(iscrowd=1),
@@ -341,7 +378,7 @@ def test_the_digest_is_of_the_dataset_wherever_it_lies(dump: Path, root: Path, t
     ):
         edit(dump, change)
         others.append(prepare_data(root)["digest"])
-    assert len({here["digest"], *others}) == 5
+    assert len({here["digest"], *others}) == 6
 
 
 class TestSplit:
@@ -418,6 +455,55 @@ class TestSplit:
         kept = {path.name: path.read_bytes() for path in root.rglob("instances_*.json")}
         aside = {path.name: path.read_bytes() for path in (root / "annotations" / "dump").iterdir()}
         assert {**kept, **aside}.items() >= originals.items()
+
+
+class TestEarlier:
+    """What an earlier run left is gone before anything else happens, and train and val come together."""
+
+    def test_a_refused_run_leaves_no_split(self, dump: Path, root: Path) -> None:
+        prepare_data(root)
+        edit(dump, lambda document: document["annotations"].clear())
+        with refused("has no boxes"):
+            prepare_data(root)
+        assert not [path for path in root.rglob("*.json") if path != dump and ".fetch" not in path.parts]
+
+    @pytest.mark.parametrize("renames", range(4))
+    def test_a_killed_run_leaves_all_or_no_training_set(self, dump: Path, root: Path, renames: int) -> None:
+        prepare_data(root)
+        code = """
+import os, signal, sys
+from pathlib import Path
+from steps.prepare import prepare_data
+left, replace = int(sys.argv[2]), os.replace
+def count(*names):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    replace(*names)
+os.replace = count
+prepare_data(Path(sys.argv[1]), seed=1)
+"""
+        killed = subprocess.run([sys.executable, "-c", code, str(root), str(renames)], cwd=ROOT)
+        assert (killed.returncode == 0) is (renames == 3)
+        try:
+            check_prepared(root)
+        except StepError:
+            assert not annotation_file(root, "train").exists()
+            prepare_data(root, seed=1)
+        else:
+            assert renames == 3
+        train, val = (set(names(document, root)) for document in prepared(root).values())
+        assert len(train | val) == len(train) + len(val) == 10
+
+    def test_a_second_run_at_the_same_time_is_refused(self, dump: Path, root: Path) -> None:
+        prepare_data(root)
+        with held(root, "prepare", LOCK) as holder:
+            before = annotation_file(root, "train").read_bytes()
+            with refused(f"{root} is in use: prepare writes there, process {holder} on ", " since "):
+                prepare_data(root)
+            assert annotation_file(root, "train").read_bytes() == before
+        prepare_data(root)
 
 
 class TestAgain:

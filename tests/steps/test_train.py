@@ -107,7 +107,7 @@ class TestCheckpoint:
         namespace: str,
     ) -> None:
         put(key, b"no weights")
-        with caplog.at_level(logging.INFO), refused(dataset_dir, Path(key).name):
+        with caplog.at_level(logging.INFO), refused(output_dir, Path(key).name):
             train(dataset_dir, output_dir, checkpoint=checkpoint.format(bucket=bucket), namespace=namespace)
         assert f"starting from the checkpoint s3://{bucket}/{key}" in caplog.text
 
@@ -119,6 +119,16 @@ class TestCheckpoint:
         (tmp_path / place).write_bytes(b"no weights")
         with refused(tmp_path / place):
             train(dataset_dir, output_dir, checkpoint=str(tmp_path / Path(place).parts[0]))
+
+    def test_auto_is_the_checkpoint_s_model_with_its_settings(
+        self, no_aws: None, trained: Path, dataset_dir: Path, output_dir: Path
+    ) -> None:
+        """`dropout` is DETR's, which `auto` is not on a machine without a GPU."""
+        given = {"model": "auto", "checkpoint": str(trained)}
+        with refused("unknown hyperparameter 'dropouts'", "dropout"):
+            train(dataset_dir, output_dir, **given, hyperparameters=f"{SMALL}\ndropouts: 0.05")
+        summary = train(dataset_dir, output_dir, **given, hyperparameters=f"{SMALL}\ndropout: 0.05")
+        assert (summary["model"], summary["config"]["dropout"]) == ("detr_tiny", 0.05)
 
     def test_absent_in_the_bucket(self, bucket: str, dataset_dir: Path, output_dir: Path) -> None:
         with refused("--checkpoint", f"s3://{bucket}/runs/1", f"s3://{bucket}/team/runs/1"):

@@ -113,6 +113,11 @@ def test_an_epoch_resumed_with_another_batch_sees_every_image_once(
         stop_after(2, patch)
         with pytest.raises(SystemExit):
             train(configure(dataset_dir, tmp_path / "run", batch_size=1))
+    # As when more processes go on with what fewer began: a step has other images than it had.
+    last = tmp_path / "run" / "checkpoints" / "last.pth"
+    content = checkpoint.read(last)
+    content["config"]["batch_size"] = 4
+    checkpoint.save(last, content)
     result = train(configure(dataset_dir, tmp_path / "run", batch_size=4))
     assert [sorted(seen[start : start + 6]) for start in (0, 6, 12)] == [list(range(100, 106))] * 3
     rows = [json.loads(line) for line in result.log.read_text().splitlines()]

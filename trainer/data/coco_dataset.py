@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.ops import box_convert
 
+from trainer.data.fingerprint import file_digest, split_digest
 from trainer.data.images import read_image, read_size
 from trainer.data.transforms import Sample, Size, Transform, to_tensor
 from trainer.errors import TrainerError
@@ -106,14 +107,25 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             seed: of the augmentation.
 
         Raises:
-            TrainerError: the file cannot be used, an image is missing, or a box has an unknown category.
+            TrainerError: the file cannot be used or is not as it was written, an image is missing, or a box has an
+                unknown category.
         """
         self.path = path
         self.transform = transform
         self.seed = seed
         self.coco = read_coco(path)
-        self.categories = categories_of(self.coco)
         root = images_root if images_root is not None else path.parent.parent
+        try:
+            self._take_in(root, classes)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise TrainerError(
+                f"annotation file {path} is damaged or not in COCO's form ({type(error).__name__}: {error});"
+                " export the dataset again"
+            ) from None
+
+    def _take_in(self, root: Path, classes: list[Category] | None) -> None:
+        path = self.path
+        self.categories = categories_of(self.coco)
         self.category_ids = ids_by_label(self.coco, self.categories if classes is None else classes, path)
         self.label_of = {category_id: label for label, category_id in enumerate(self.category_ids) if category_id >= 0}
         self.image_ids = [int(image["id"]) for image in self.coco["images"]]
@@ -123,12 +135,37 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
                 raise TrainerError(f"image {file} does not exist, but {path} names it")
         self._boxes, self._labels, self._starts = self._group_by_image()
         self.sizes = [self._size(number) for number in range(len(self.files))]
+        self.digest = self._digest()
+        self.info = self.coco["info"] if isinstance(self.coco.get("info"), dict) else {}
+        if self.info.get("split_digest", self.digest) != self.digest:
+            raise TrainerError(f"{path} is damaged or was edited since it was written; prepare the dataset again")
 
     def _size(self, index: int) -> Size:
         """Width and height in px, as the file says, or else the image."""
         listed = self.coco["images"][index]
         width, height = int(listed.get("width") or 0), int(listed.get("height") or 0)
         return (width, height) if width > 0 and height > 0 else read_size(self.files[index])
+
+    def _digest(self) -> str:
+        """What tells the split from others: `trainer.data.fingerprint.split_digest`.
+
+        An image is told from others by the SHA-256 that the file gives for it, which holds when it is read; where the
+        file gives none, by its name and length.
+        """
+        places = {image_id: place for place, image_id in enumerate(self.image_ids)}
+        rows = self.coco["annotations"]
+        return split_digest(
+            ((category.id, category.name) for category in self.categories),
+            (
+                (image.get("sha256") or f"{file.name} {file.stat().st_size}", *size)
+                for image, file, size in zip(self.coco["images"], self.files, self.sizes, strict=True)
+            ),
+            [places.get(row.get("image_id"), -1) for row in rows],
+            [int(row["category_id"]) for row in rows],
+            [_xywh(row.get("bbox")) for row in rows],
+            [float(row.get("area") or 0) for row in rows],
+            [bool(row.get("iscrowd", 0)) for row in rows],
+        )
 
     def _group_by_image(self) -> tuple[Tensor, Tensor, list[int]]:
         """Corner boxes `[n, 4]` in px and labels `[n]`, image after image, and where each image's begin, with the end.
@@ -190,9 +227,12 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         """An image as it is on the disk, with its boxes.
 
         Raises:
-            TrainerError: the file is not an image.
+            TrainerError: the file is not an image, or not the one that the COCO file means.
         """
-        image = read_image(self.files[index])
+        file, wanted = self.files[index], self.coco["images"][index].get("sha256")
+        image = read_image(file)
+        if wanted is not None and file_digest(file) != wanted:
+            raise TrainerError(f"image {file} is not the one that was prepared; fetch and prepare the dataset again")
         return Sample(image, *self.objects(index, image.size))
 
     def sizes_in(self, epoch: int) -> list[Size]:
@@ -219,3 +259,12 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             "size": torch.tensor([height, width]),
         }
         return to_tensor(sample.image), target
+
+
+def _xywh(box: Any) -> tuple[float, ...]:
+    """Four numbers; zeros for a crowd region that is given by its mask alone."""
+    try:
+        x, y, width, height = (float(value) for value in box)
+    except (TypeError, ValueError):
+        return (0.0,) * 4
+    return x, y, width, height

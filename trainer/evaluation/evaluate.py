@@ -40,6 +40,10 @@ class EvaluationResult:
     images: int
     boxes: int
     seconds: float
+    data: str
+    """Digest of the split (`trainer.data.fingerprint`)."""
+    trained_on: dict[str, str]
+    """Digests of the dataset that the checkpoint was trained on; empty where an earlier version trained it."""
 
 
 def evaluate(
@@ -52,6 +56,7 @@ def evaluate(
     device: str | None = None,
     precision: Precision | None = None,
     workers: int | Literal["auto"] = "auto",
+    same_data: bool = False,
 ) -> EvaluationResult:
     """Predicts on a split and scores the predictions (COCO detection metrics; section 4 of the paper).
 
@@ -64,10 +69,12 @@ def evaluate(
         device: as in `TrainConfig`; None for that of the run, or for `auto` where this machine does not have it.
         precision: likewise.
         workers: processes that load images, as in `TrainConfig`.
+        same_data: refuse a split other than the one of this name that the checkpoint was trained with: images of it
+            may have been trained on, and its numbers are not those of the run.
 
     Raises:
         TrainerError: a file is missing or damaged, or the split has boxes of a class that the model does
-            not know.
+            not know, or is not that of `same_data`.
     """
     started = time.monotonic()
     limit_threads()
@@ -83,6 +90,13 @@ def evaluate(
         images_root=Path(images_root) if images_root is not None else None,
         classes=detector.categories,
     )
+    trained_on = content.get("data", {})
+    if same_data and trained_on.get(split, dataset.digest) != dataset.digest:
+        raise TrainerError(
+            f"{checkpoint} was trained with dataset {trained_on['dataset'][:12]}, and {path} is of"
+            f" {str(dataset.info.get('dataset_digest', 'another'))[:12]}; train again into another output folder, or"
+            f" evaluate it on other data on purpose: --checkpoint {checkpoint}"
+        )
     if not len(dataset):
         raise TrainerError(f"{path} has no images to evaluate on")
     if workers == "auto":
@@ -106,6 +120,8 @@ def evaluate(
         images=len(dataset),
         boxes=dataset.num_boxes,
         seconds=time.monotonic() - started,
+        data=dataset.digest,
+        trained_on=trained_on,
     )
 
 

@@ -50,8 +50,6 @@ class Family:
     """What is known about each of these."""
     max_objects: str | None = None
     """The setting that limits how many objects can be found in an image, if one does."""
-    may_change: frozenset[str] = frozenset()
-    """Settings that may be changed when a run is resumed, as they decide about no weight."""
 
     def info(self, model: str) -> ModelInfo | None:
         """What is known about a model; None for a model that is not of this family."""

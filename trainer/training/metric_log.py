@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import replacing
+from trainer.checkpoint import append, replacing, to_json
 
 _log = logging.getLogger("trainer")
 
@@ -25,13 +25,16 @@ class Journal:
         kept = [row for row in read_log(self.path) if row["epoch"] <= epochs_done]
         # In one piece: a kill while the file is written anew would otherwise take the earlier epochs with it.
         with replacing(self.path) as stream:
-            stream.write("".join(json.dumps(row) + "\n" for row in kept).encode())
+            stream.write("".join(to_json(row) + "\n" for row in kept).encode())
         self._board = _open_board(output_dir / "tensorboard", steps_done)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Writes an epoch's numbers."""
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+        """Writes an epoch's numbers; one that is not finite is null in `log.jsonl`.
+
+        Raises:
+            TrainerError: the disk does not take them.
+        """
+        append(self.path, to_json(row))
         if self._board is None:
             return
         for part in ("train", "val"):

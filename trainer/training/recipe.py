@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainer.config import NOT_FOR_USERS, TrainConfig, config_class, parse
+from trainer.config import MAY_CHANGE, NOT_FOR_USERS, TrainConfig, config_class, parse
 from trainer.models.registry import family_of, model_info
 
 _log = logging.getLogger("trainer")
@@ -57,12 +57,12 @@ class Choice:
 def keep_settings(config: TrainConfig, before: Mapping[str, Any], given: Collection[str]) -> TrainConfig:
     """The settings that a resumed run goes by.
 
-    What is given now counts; what is left out keeps the value that it had, whether it was given then or chosen by the
-    recipe: half of an epoch in batches of four is not half of one in batches of eight, though the pod may have moved
-    to another machine. Only the paths are always today's, and an `lr_drop` gives way to an `lr_drop_at` given now.
+    What is left out keeps the value that it had, whether it was given then or chosen by the recipe: half of an epoch
+    in batches of four is not half of one in batches of eight, though the pod may have moved to another machine. What
+    is given now and may change (`trainer.config.MAY_CHANGE`) counts, and the paths are always today's.
 
     Args:
-        config: as given now.
+        config: as given now, and found to agree (`trainer.training.train_state.check_settings`).
         before: every setting of the earlier run.
         given: the names of those that the user had given.
 
@@ -73,17 +73,14 @@ def keep_settings(config: TrainConfig, before: Mapping[str, Any], given: Collect
         TrainerError: what is given now contradicts what is kept.
     """
     now = config.model_fields_set
-    if "model" in now and config.model != before["model"]:
-        # Another model has other settings; `check_same_run` refuses it.
-        return config
     known = config_class(before["model"]).model_fields
-    dropped = {*NOT_FOR_USERS, *now, *(["lr_drop"] if "lr_drop_at" in now else [])}
+    dropped = {*NOT_FOR_USERS, *now}
     kept = {name: value for name, value in before.items() if name in known and name not in dropped}
     merged = parse({**kept, **{name: getattr(config, name) for name in now}})
     plain = merged.model_dump(mode="json")
     differences = [
         f"{name} is now {getattr(merged, name)} ({before[name]} before)"
-        for name in known
+        for name in MAY_CHANGE
         if name in now and name in before and name not in NOT_FOR_USERS and plain[name] != before[name]
     ]
     differences += [f"{name} stays {kept[name]}, as given before" for name in kept if name in given]
@@ -174,7 +171,8 @@ class _Choices:
         an_epoch = math.ceil(facts.images / (config.batch_size * facts.processes))
         # Twice the images hold more to learn, but not twice as much.
         wanted = info.steps[start] * math.sqrt(max(facts.images, 50) / 300)
-        source = {"checkpoint": "a checkpoint", "none": "random weights"}.get(start, f"{start} weights")
+        given = config.pretrained if config.pretrained == "published" else start
+        source = {"checkpoint": "a checkpoint", "none": "random weights"}.get(given, f"{given} weights")
         self.choose(
             "epochs",
             min(max(math.ceil(wanted / an_epoch), 12), 1000),

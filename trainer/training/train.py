@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from trainer.config import TrainConfig
 from trainer.data.augmentation import train_transform
 from trainer.data.checks import look_over
 from trainer.data.coco_dataset import CocoDetection, annotation_file
+from trainer.data.fingerprint import dataset_digest
 from trainer.data.transforms import EvalTransform
 from trainer.device import Arithmetic, limit_threads, pick_arithmetic, pick_device
 from trainer.errors import TrainerError
+from trainer.lock import only_writer
 from trainer.models.interface import DetectionModel
 from trainer.models.registry import family_of, model_info
 from trainer.training.distributed import Processes
@@ -30,9 +33,18 @@ from trainer.training.preemption import Interrupt
 from trainer.training.progress import in_words
 from trainer.training.recipe import Choice, Facts, keep_settings, settle
 from trainer.training.reference_results import comparable
-from trainer.training.train_state import RunState, check_same_run, find_last
+from trainer.training.train_state import (
+    RunState,
+    check_data,
+    check_settings,
+    find_last,
+    settings_digest,
+    start_digest,
+)
 
 _log = logging.getLogger("trainer")
+
+_LOCK = ".train.lock"
 
 
 @dataclass(frozen=True)
@@ -60,25 +72,37 @@ def train(config: TrainConfig) -> TrainResult:
             (`trainer.training.recipe.keep_settings`).
 
     Raises:
-        TrainerError: the dataset, the weights or an earlier run in `output_dir` do not fit, or the loss
-            stopped being finite (`last.pth` is then from before).
+        BusyError: another process trains into `output_dir`.
+        TrainerError: the dataset, the weights or an earlier run in `output_dir` do not fit, the disk is full, or the
+            loss stopped being finite (`last.pth` is then from before).
         SystemExit: with code 143 after SIGTERM, once `last.pth` is written.
     """
     processes = Processes.from_environment()
     if not processes.is_main:
         _log.setLevel(logging.ERROR)
-    earlier = find_last(config.output_dir)
+    with only_writer(config.output_dir, "train", _LOCK) if processes.is_main else contextlib.nullcontext():
+        return _train(config, processes)
+
+
+def _train(config: TrainConfig, processes: Processes) -> TrainResult:
+    if processes.is_main:
+        _remove_unfinished(config.output_dir)
+    earlier, start = find_last(config.output_dir), start_digest(config)
     if earlier is not None:
+        check_settings(earlier, config, start)
+        start = earlier.get("start")
         config = keep_settings(config, earlier["config"], earlier.get("given", ()))
     device = pick_device(config.device, processes.local_rank)
-    with Interrupt() as interrupt, processes.connect(device):
+    with processes.connect(device):
         threads = limit_threads(processes.on_this_machine)
         arithmetic = pick_arithmetic(config.precision, device)
         train_set, val_set = _open_datasets(config)
         facts = _facts(train_set, processes, device)
+        data = _data(train_set, val_set)
+        if earlier is not None:
+            check_data(earlier, config, train_set.categories, data)
         config, choices = settle(config, facts, earlier["config"] if earlier is not None else ())
         if earlier is not None:
-            check_same_run(earlier, config, train_set.categories)
             made_before = [Choice(**row) for row in earlier.get("recipe", ())]
             choices = [c for c in made_before if c.field not in config.model_fields_set] + choices
         if config.model_reason:
@@ -95,6 +119,7 @@ def train(config: TrainConfig) -> TrainResult:
         torch.manual_seed(config.seed + processes.rank)
         state = _new_state(config, train_set, device, arithmetic, processes, earlier)
         state.recipe = [choice.as_row() for choice in choices]
+        state.data, state.start = data, start
         if earlier is not None:
             state.resume(earlier)
         else:
@@ -113,10 +138,45 @@ def train(config: TrainConfig) -> TrainResult:
             )
         if state.position.epoch < state.end_epoch:
             _log.info("training on %s in %s with %d threads", device, arithmetic.name, threads)
-            run_epochs(state, train_set, val_set, device, arithmetic, interrupt)
+            with Interrupt() as interrupt:
+                run_epochs(state, train_set, val_set, device, arithmetic, interrupt)
         else:
             _log.info("the run in %s has its %d epochs already", config.output_dir, state.position.epoch)
+            if (summary := _summary_of(state)) is not None:
+                return _result(state, summary)
         return _finish(state, train_set, val_set, device, arithmetic)
+
+
+def _remove_unfinished(output_dir: Path) -> None:
+    """Removes what a run that was killed was writing."""
+    for folder in (output_dir, output_dir / "checkpoints"):
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def _data(train_set: CocoDetection, val_set: CocoDetection) -> dict[str, str]:
+    """The digests of the dataset and its parts.
+
+    Raises:
+        TrainerError: the parts are of two preparations, as when one is copied alone.
+    """
+    dataset = dataset_digest(train_set.digest, val_set.digest)
+    if any(split.info.get("dataset_digest", dataset) != dataset for split in (train_set, val_set)):
+        raise TrainerError(
+            f"{train_set.path} and {val_set.path} do not belong together, so that they may share images; prepare the"
+            " dataset again"
+        )
+    return {"dataset": dataset, "train": train_set.digest, "val": val_set.digest}
+
+
+def _summary_of(state: RunState) -> dict[str, Any] | None:
+    """The `train.json` that a finished run left; None where it was killed before."""
+    try:
+        summary = json.loads((state.config.output_dir / "train.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    theirs = isinstance(summary, dict) and summary.get("data") == state.data and "steps" in summary
+    return summary if theirs and summary["steps"] == state.position.step else None
 
 
 def _open_datasets(config: TrainConfig) -> tuple[CocoDetection, CocoDetection]:
@@ -242,11 +302,13 @@ def _finish(
         "object_limit": None if limit is None else dict(zip(("setting", "value"), limit, strict=True)),
         "processes": state.processes.size,
         "config": config.model_dump(mode="json"),
+        "data": state.data,
+        "settings": settings_digest(config),
         "recipe": state.recipe,
         "warnings": position.warnings,
     }
     if state.processes.is_main:
-        (config.output_dir / "train.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        checkpoint.write_json(config.output_dir / "train.json", summary)
     _log.info(
         "done: %d epochs in %s, best AP %s in epoch %d",
         position.epoch,
@@ -254,9 +316,13 @@ def _finish(
         "not measured" if not position.best else f"{position.best['AP']:.3f}",
         position.best_epoch,
     )
+    return _result(state, summary)
+
+
+def _result(state: RunState, summary: dict[str, Any]) -> TrainResult:
     return TrainResult(
         best_checkpoint=state.best_path,
         last_checkpoint=state.last_path,
-        log=config.output_dir / "log.jsonl",
+        log=state.config.output_dir / "log.jsonl",
         summary=summary,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ import torch
 from torch.optim import Optimizer
 
 from trainer import checkpoint
-from trainer.config import TrainConfig
+from trainer.config import MAY_CHANGE, TrainConfig
 from trainer.data.coco_dataset import Category
+from trainer.data.fingerprint import file_digest
 from trainer.errors import TrainerError
 from trainer.evaluation.predict import Averages
 from trainer.models.interface import DetectionModel
@@ -77,6 +80,10 @@ class RunState:
     processes: Processes = field(default_factory=Processes)
     recipe: list[dict[str, Any]] = field(default_factory=list)
     """What the recipe chose, as `Choice.as_row` gives it."""
+    data: dict[str, str] = field(default_factory=dict)
+    """What is trained on: the digests of `dataset`, and of its parts `train` and `val` (`trainer.data.fingerprint`)."""
+    start: str | None = None
+    """`start_digest` of the run."""
 
     @property
     def drop_epoch(self) -> int:
@@ -101,12 +108,12 @@ class RunState:
     @property
     def last_path(self) -> Path:
         """The checkpoint to resume from."""
-        return _last(self.config.output_dir)
+        return checkpoint.last_path(self.config.output_dir)
 
     @property
     def best_path(self) -> Path:
         """The checkpoint to use."""
-        return self.config.output_dir / "checkpoints" / "best.pth"
+        return checkpoint.best_path(self.config.output_dir)
 
     def save_last(self) -> None:
         """Writes the checkpoint to resume from; called by every process."""
@@ -123,6 +130,7 @@ class RunState:
             "averages": self.averages.state_dict(),
             "given": sorted(self.config.model_fields_set),
             "recipe": self.recipe,
+            "start": self.start,
         }
         if self.average is not None:
             content["weights_of_the_step"] = self.model.state_dict()
@@ -147,6 +155,8 @@ class RunState:
             "operating_points": self.position.operating_points,
             "epoch": self.position.epoch,
             "config": self.config.model_dump(mode="json"),
+            "data": self.data,
+            "settings": settings_digest(self.config),
         }
 
     def resume(self, content: dict[str, Any]) -> None:
@@ -195,50 +205,84 @@ def find_last(output_dir: Path) -> dict[str, Any] | None:
     Raises:
         TrainerError: it is damaged, or not of a run.
     """
-    path = _last(output_dir)
-    if not path.is_file():
-        return None
-    content = checkpoint.read(path)
-    if not {"position", "optimizer", "rng", "averages", "config", "category_ids"} <= set(content):
-        raise TrainerError(f"{path} is not a checkpoint that training can resume from{_remedy(path)}")
-    return content
+    content = checkpoint.read_last(output_dir)
+    if content is None or {"position", "optimizer", "rng", "averages", "config", "category_ids"} <= set(content):
+        return content
+    path = checkpoint.last_path(output_dir)
+    raise TrainerError(f"{path} is not a checkpoint that training can resume from{_remedy(output_dir)}")
 
 
-def check_same_run(content: dict[str, Any], config: TrainConfig, categories: list[Category]) -> None:
-    """Holds the checkpoint of an earlier run against what is to be trained now.
+def check_settings(earlier: dict[str, Any], config: TrainConfig, start: str | None) -> None:
+    """Holds the settings of an earlier run against those that are given now; what is left out agrees with any.
+
+    Args:
+        earlier: the checkpoint of that run.
+        config: as given now.
+        start: `start_digest` of it.
 
     Raises:
-        TrainerError: it is of another model or other classes.
+        TrainerError: it was another model, or one of the settings that decide what is learned was another.
     """
-    path = _last(config.output_dir)
-    remedy = _remedy(path)
-    before, now = content["config"], config.model_dump(mode="json")
-    if before["model"] != now["model"]:
-        raise TrainerError(f"{path} was trained with model {before['model']}, not {now['model']}{remedy}")
-    before, now = _must_agree(before), _must_agree(now)
-    for name, value in now.items():
-        # A setting that did not exist then had no other value.
-        if before.get(name, value) != value:
-            raise TrainerError(f"{path} was trained with {name} {before[name]}, not {value}{remedy}")
-    classes = list(zip(content["category_ids"], content["class_names"], strict=True))
-    if classes != [(category.id, category.name) for category in categories]:
+    before, now = earlier["config"], config.model_dump(mode="json")
+    names = ["model"] if now["model"] != before["model"] else sorted(config.model_fields_set - {*MAY_CHANGE})
+    differences = [
+        f"{name} {before[name]}, not {now[name]}" for name in names if now[name] != before.get(name, now[name])
+    ]
+    known = earlier.get("start")
+    if known is not None and start is not None:
+        # The bytes say what a path does not: the same place may hold another checkpoint by now.
+        differences = [each for each in differences if not each.startswith("pretrained ")]
+        if known != start:
+            differences.append(f"weights to start from with the SHA-256 {known[:12]}, not {start[:12]}")
+    if differences:
+        path = checkpoint.last_path(config.output_dir)
+        raise TrainerError(f"{path} was trained with {'; '.join(differences)}{_remedy(config.output_dir)}")
+    done = earlier["position"]["epoch"]
+    if config.epochs < done and "epochs" in config.model_fields_set:
         raise TrainerError(
-            f"{path} was trained on classes {', '.join(content['class_names'])},"
-            f" not {', '.join(category.name for category in categories)}{remedy}"
+            f"{config.output_dir} has {done} epochs already, not {config.epochs}{_remedy(config.output_dir)}"
         )
 
 
-def _last(output_dir: Path) -> Path:
-    return output_dir / "checkpoints" / "last.pth"
+def check_data(earlier: dict[str, Any], config: TrainConfig, categories: list[Category], data: dict[str, str]) -> None:
+    """Holds the dataset of an earlier run against the one that is there now.
+
+    Args:
+        earlier: the checkpoint of that run; one of an earlier version names no dataset.
+        config: of the run now.
+        categories: there are now.
+        data: digests of the dataset now; see `RunState.data`.
+
+    Raises:
+        TrainerError: it is another one.
+    """
+    path, remedy = checkpoint.last_path(config.output_dir), _remedy(config.output_dir)
+    classes = list(zip(earlier["category_ids"], earlier["class_names"], strict=True))
+    if classes != [(category.id, category.name) for category in categories]:
+        raise TrainerError(
+            f"{path} was trained on classes {', '.join(earlier['class_names'])},"
+            f" not {', '.join(category.name for category in categories)}{remedy}"
+        )
+    before = earlier.get("data", data)
+    if before != data:
+        raise TrainerError(
+            f"{path} was trained on dataset {before['dataset'][:12]}, and {config.dataset_dir} holds"
+            f" {data['dataset'][:12]}: images, boxes or split are others{remedy}"
+        )
 
 
-def _remedy(path: Path) -> str:
-    return f"; use another output_dir, or delete {path}"
+def start_digest(config: TrainConfig) -> str | None:
+    """SHA-256 of the checkpoint that a run starts from; None where it starts from none, or that is gone."""
+    file = checkpoint.find_checkpoint(config.pretrained) if config.pretrained else None
+    return None if file is None else file_digest(file)
 
 
-def _must_agree(config: dict[str, Any]) -> dict[str, Any]:
-    """What decides which weights there are and which of them train; other fields may change on the way."""
-    frozen = "frozen" if config["lr_backbone"] == 0 else "trained"
-    family = family_of(config["model"])
-    fixed = ("pretrained", *(name for name in family.settings.model_fields if name not in family.may_change))
-    return {**{name: config[name] for name in fixed if name in config}, "backbone": frozen}
+def settings_digest(config: TrainConfig) -> str:
+    """SHA-256 of the settings that decide what is learned."""
+    settings = config.model_dump(mode="json", exclude={*MAY_CHANGE})
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _remedy(output_dir: Path) -> str:
+    best = checkpoint.best_path(output_dir)
+    return f"; use another output folder (--checkpoint {best} starts from its weights), or remove {output_dir}"

@@ -31,6 +31,18 @@ class Double:
     """How many watches break after one message."""
     hold: bool = False
     """Whether a watch stays silent after its last state, as that of a running workflow does."""
+    silent: bool = False
+    """Whether each watch says nothing at all, not even that it ends."""
+    pods: list[dict[str, Any]] | None = None
+    """The pods that Kubernetes has; None for those of the steps that have a log."""
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    """Kubernetes' events of type Warning."""
+    forbidden: tuple[str, ...] = ()
+    """Parts of the paths of what these credentials may not do."""
+    moves: bool = False
+    """Whether the workflow moves on to its next state each time that it is looked at."""
+    sweep: str = ""
+    """The sweep that the workflow belongs to."""
     asked: list[tuple[str, str, dict[str, str], Any]] = field(default_factory=list)
     """Method, path, query and body of each request."""
     moment: int = 0
@@ -41,8 +53,14 @@ class Double:
         return {
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Workflow",
-            "metadata": {"name": CREATED, "namespace": NAMESPACE, "resourceVersion": str(self.moment + 1)},
-            "spec": {},
+            "metadata": {
+                "name": CREATED,
+                "namespace": NAMESPACE,
+                "resourceVersion": str(self.moment + 1),
+                "creationTimestamp": "2026-01-01T09:59:00Z",
+                "labels": {"used-by": "cvat", **({"cvat-detr/sweep": self.sweep} if self.sweep else {})},
+            },
+            "spec": self.created()[-1]["spec"] if self.created() else {},
             "status": self.states[self.moment] if self.states else {},
         }
 
@@ -83,6 +101,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve("POST")
 
+    def do_PUT(self) -> None:
+        self._serve("PUT")
+
+    def do_PATCH(self) -> None:
+        assert self.headers["Content-Type"] == "application/merge-patch+json"
+        self._serve("PATCH")
+
     def _serve(self, method: str) -> None:
         url = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
@@ -91,6 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.cluster.asked.append((method, url.path, query, body))
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._answer(401, {"code": 16, "message": "token not valid"})
+            return
+        if any(part in url.path for part in self.cluster.forbidden):
+            self._answer(403, {"code": 7, "message": "not allowed"})
             return
         for pattern, verb, act in ROUTES:
             if verb == method and (match := re.fullmatch(pattern, url.path)):
@@ -132,6 +160,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _changes(self) -> Iterator[Any]:
         """Play what happens after now."""
         double = self.cluster
+        if double.silent:
+            double.moment = min(double.moment + 1, len(double.states) - 1)
+            double.released.wait(60)
+            return
         while double.moment + 1 < len(double.states):
             double.moment += 1
             yield double.workflow()
@@ -160,13 +192,16 @@ class _Handler(BaseHTTPRequestHandler):
         if metadata.get("namespace", NAMESPACE) != NAMESPACE:
             self._answer(400, {"code": 3, "message": "the namespace of the object does not match the request's"})
             return
-        self._answer(status, {**workflow, "metadata": {**metadata, "name": CREATED}})
+        self._answer(status, {**workflow, "metadata": {**metadata, "name": metadata.get("name", CREATED)}})
 
     def get_workflow(self, query: dict[str, str], body: Any, name: str) -> None:
-        if name != CREATED:
+        double = self.cluster
+        if name not in (CREATED, *(each["metadata"].get("name") for each in double.created())):
             self._answer(404, {"code": 5, "message": f'workflows.argoproj.io "{name}" not found'})
             return
-        self._answer(200, self.cluster.workflow())
+        self._answer(200, double.workflow())
+        if double.moves:
+            double.moment = min(double.moment + 1, len(double.states) - 1)
 
     def get_template(self, query: dict[str, str], body: Any, name: str) -> None:
         if self.cluster.template is None or self.cluster.template["metadata"]["name"] != name:
@@ -174,14 +209,47 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._answer(200, self.cluster.template)
 
+    def stop_at_argo(self, query: dict[str, str], body: Any, name: str) -> None:
+        assert body == {"name": name, "namespace": NAMESPACE}
+        self.get_workflow(query, body, name)
+
+    def stop_at_kubernetes(self, query: dict[str, str], body: Any, name: str) -> None:
+        assert body["spec"]["shutdown"] in ("Stop", "Terminate")
+        self.get_workflow(query, body, name)
+
+    def find_at_argo(self, query: dict[str, str], body: Any) -> None:
+        found = self._found(query["listOptions.labelSelector"])
+        # Go writes an empty list so.
+        self._answer(200, {"metadata": {}, "items": found or None})
+
+    def _found(self, selector: str) -> list[dict[str, Any]]:
+        wanted = dict(each.split("=") for each in selector.split(",") if "=" in each)
+        workflow = self.cluster.workflow()
+        return [workflow] if wanted.items() <= workflow["metadata"]["labels"].items() else []
+
+    def events_at_argo(self, query: dict[str, str], body: Any) -> None:
+        # A watch, which begins with what is there and is told by Kubernetes when to end.
+        assert query == {"listOptions.fieldSelector": "type=Warning", "listOptions.timeoutSeconds": "1"}
+        end = {"error": {"grpc_code": 8, "http_code": 429, "message": "EOF", "http_status": "Too Many Requests"}}
+        self._lines(iter([*({"result": each} for each in self.cluster.warnings), end]))
+
+    def events_at_kubernetes(self, query: dict[str, str], body: Any) -> None:
+        assert query["fieldSelector"] == "type=Warning"
+        self._answer(200, {"kind": "EventList", "apiVersion": "v1", "items": self.cluster.warnings})
+
     def watch_at_argo(self, query: dict[str, str], body: Any) -> None:
         assert query["listOptions.fieldSelector"] == f"metadata.name={CREATED}"
+        assert int(query["listOptions.timeoutSeconds"]) > 0
         events = (
             {"result": {"type": "MODIFIED", "object": each}} if each is not DROP else DROP for each in self._changes()
         )
         self._lines(events)
 
     def list_at_kubernetes(self, query: dict[str, str], body: Any) -> None:
+        if "watch" not in query:
+            assert query["labelSelector"].endswith("workflows.argoproj.io/controller-instanceid")
+            self._answer(200, {"items": self._found(query["labelSelector"])})
+            return
         assert query["watch"].lower() == "true"
         assert query["fieldSelector"] == f"metadata.name={CREATED}"
         self._lines({"type": "MODIFIED", "object": each} if each is not DROP else DROP for each in self._changes())
@@ -202,6 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
             }
             for step, number in (("fetch-dump", 1), ("train-detr", 77))
         ]
+        pods = pods if self.cluster.pods is None else self.cluster.pods
         self._answer(200, {"kind": "PodList", "apiVersion": "v1", "items": pods})
 
     def log_at_kubernetes(self, query: dict[str, str], body: Any, pod: str) -> None:
@@ -219,9 +288,14 @@ ROUTES = [
     (f"{ARGO}/workflows/(?P<namespace>[^/]+)/(?P<name>[^/]+)/log", "GET", _Handler.log_at_argo),
     (f"{ARGO}/workflow-templates/(?P<namespace>[^/]+)/(?P<name>[^/]+)", "GET", _Handler.get_template),
     (f"{ARGO}/workflow-events/(?P<namespace>[^/]+)", "GET", _Handler.watch_at_argo),
+    (f"{ARGO}/workflows/(?P<namespace>[^/]+)", "GET", _Handler.find_at_argo),
+    (f"{ARGO}/workflows/(?P<namespace>[^/]+)/(?P<name>[^/]+)/(stop|terminate|retry)", "PUT", _Handler.stop_at_argo),
+    (f"{ARGO}/stream/events/(?P<namespace>[^/]+)", "GET", _Handler.events_at_argo),
     (f"{KUBERNETES}/workflows", "POST", _Handler.create_at_kubernetes),
     (f"{KUBERNETES}/workflows", "GET", _Handler.list_at_kubernetes),
     (f"{KUBERNETES}/workflows/(?P<name>[^/]+)", "GET", _Handler.get_workflow),
+    (f"{KUBERNETES}/workflows/(?P<name>[^/]+)", "PATCH", _Handler.stop_at_kubernetes),
+    ("/api/v1/namespaces/(?P<namespace>[^/]+)/events", "GET", _Handler.events_at_kubernetes),
     (f"{KUBERNETES}/workflowtemplates/(?P<name>[^/]+)", "GET", _Handler.get_template),
     ("/api/v1/namespaces/(?P<namespace>[^/]+)/pods", "GET", _Handler.list_pods),
     ("/api/v1/namespaces/(?P<namespace>[^/]+)/pods/(?P<pod>[^/]+)/log", "GET", _Handler.log_at_kubernetes),

@@ -62,7 +62,24 @@ def test_the_pipeline_succeeds(tmp_path: Path) -> None:
     done = pipelines("compile", "--output", str(tmp_path), "--image", image, "--gpus", "0", "--volume-size", "2Gi")
     assert done.returncode == 0, done.stdout + done.stderr
     manifest = tmp_path / "argo" / "detr-training.workflow.yaml"
-    parameters = ("model=detr_tiny", "epochs=1", f"cvat-annotation-path={dump}")
+    parameters = ("model=ddq_lite0", "epochs=1", f"cvat-annotation-path={dump}")
     done = pipelines("submit", "--watch", "--manifest", str(manifest), *(f"--param={each}" for each in parameters))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Succeeded" in done.stdout
+
+
+@pytest.mark.skipif(not all(os.environ.get(name) for name in NEEDED), reason=f"a sweep needs {' and '.join(NEEDED)}")
+def test_a_sweep_makes_its_data_once_and_its_runs_end(tmp_path: Path) -> None:
+    image, dump = (os.environ[name] for name in NEEDED)
+    done = pipelines("compile", "--output", str(tmp_path), "--image", image, "--gpus", "0", "--volume-size", "2Gi")
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifest = tmp_path / "argo" / "detr-training.workflow.yaml"
+    parameters = ("model=ddq_lite0", "epochs=1", "seed=0,1", f"cvat-annotation-path={dump}")
+    flags = [f"--param={each}" for each in parameters]
+    done = pipelines("sweep", "--cluster", "--at-once", "2", "--manifest", str(manifest), *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert len(names) == 2
+    for name in (f"{names[0].rpartition('-')[0]}-data", *names):
+        watched = pipelines("watch", name)
+        assert watched.returncode == 0, watched.stdout + watched.stderr

@@ -1,6 +1,7 @@
 """Watching, through both ways to a cluster, as a user would from the shell."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 import yaml
 
 from pipelines.cli import WORKFLOW
+from pipelines.cluster import argo_server, kubernetes
+from pipelines.cluster.watch import report_address
 from tests.pipelines.cluster.double import CREATED, NAMESPACE, cluster_double
-from tests.pipelines.cluster.ways import WAYS, environment, refused
+from tests.pipelines.cluster.ways import DUMP, WAYS, environment, refused
 from tests.pipelines.command import pipelines
 from tests.processes import hear_ctrl_c
 
@@ -60,7 +63,7 @@ BAD = [
 @pytest.mark.parametrize("way", WAYS)
 def test_watching_shows_each_step_and_succeeds(way: str, tmp_path: Path) -> None:
     with cluster_double(states=GOOD) as double:
-        result = pipelines("submit", "--watch", env=environment(way, double, tmp_path))
+        result = pipelines("submit", DUMP, "--watch", env=environment(way, double, tmp_path))
     assert result.returncode == 0, result.stdout + result.stderr
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "fetch-dump Running" in lines
@@ -80,14 +83,180 @@ def test_a_dropped_watch_is_taken_up_again(way: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_failed_workflow_is_explained(way: str, tmp_path: Path) -> None:
-    log = [f"line {number}" for number in range(30)] + ["error: loss is not finite"]
+    executor = [
+        'time="2026-01-01T10:01:29.000Z" level=info msg="capturing logs" argo=true',
+        'time=2026-01-01T10:01:29.000Z level=INFO msg="sub-process exited" argo=true error="exit status 2"',
+        '{"time":"2026-01-01T10:01:29Z","level":"INFO","msg":"sub-process exited","argo":true}',
+    ]
+    log = [*executor[:1], *(f"line {number}" for number in range(30)), "error: loss is not finite", *executor[1:]]
     with cluster_double(states=BAD, log=log) as double:
         result = pipelines("watch", CREATED, env=environment(way, double, tmp_path))
     assert result.returncode == 1
-    assert "train-detr: OOMKilled [/mnt/src] [red] :pig: (137)" in result.stdout
-    assert "error: loss is not finite" in result.stdout
+    end = result.stdout.partition(f"{CREATED} Failed")[2].splitlines()[1:]
+    assert end[0] == "train-detr: error: loss is not finite", "what the step itself says comes first"
+    assert end[1] == "  (OOMKilled [/mnt/src] [red] :pig: (137))"
+    assert end[-1] == "  line 29"
+    assert 10 < len(end) < 25
+    assert "argo=true" not in result.stdout
+    assert '"argo":true' not in result.stdout
     assert "of another pod" not in result.stdout
     assert "train-detr(0)" not in result.stdout, "retries are one step"
+
+
+def test_a_run_of_an_installed_template_has_its_report_where_the_template_says() -> None:
+    compiled = yaml.safe_load(WORKFLOW.read_text())
+    given = {"name": "cvat-output-path", "value": "/mine/"}
+    workflow = {
+        "metadata": {"name": "run-1", "namespace": "team"},
+        "spec": {"workflowTemplateRef": {"name": "t"}, "arguments": {"parameters": [given]}},
+        "status": {"storedWorkflowTemplateSpec": compiled["spec"]},
+    }
+    assert report_address(workflow) == "team/mine/run-1/report.html in the bucket"
+    workflow["spec"]["arguments"] = {}
+    assert report_address(workflow) == "team/workflow-data/output/run-1/report.html in the bucket"
+    assert report_address({**workflow, "status": {}}) == ""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_end_names_the_reports_address(way: str, tmp_path: Path) -> None:
+    folder = tmp_path / "compiled"
+    assert pipelines("compile", "--output", folder, "--bucket", "models").returncode == 0
+    manifest = folder / "argo" / "detr-training.workflow.yaml"
+    with cluster_double(states=GOOD) as double:
+        env = environment(way, double, tmp_path)
+        named = pipelines("submit", DUMP, "--watch", "--manifest", manifest, env=env)
+        double.moment = 0
+        secret = pipelines("submit", DUMP, "--watch", env=env)
+    key = f"{NAMESPACE}/workflow-data/output/{CREATED}/report.html"
+    assert named.stdout.splitlines()[-1] == f"report: s3://models/{key}"
+    assert secret.stdout.splitlines()[-1] == f"report: {key} in the bucket", "its name is in a secret"
+
+
+# As kube-scheduler, kubelet and a provisioner say it.
+NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available: 3 No victims."
+BACK_OFF = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "no/such"'}
+POD = f"{CREATED}-train-detr-77"
+
+
+def pod(conditions: Any = (), containers: Any = ()) -> dict[str, Any]:
+    return {
+        "metadata": {"name": POD, "annotations": {"workflows.argoproj.io/node-id": f"{CREATED}-77"}},
+        "status": {
+            "phase": "Pending",
+            "conditions": [{"type": kind, "status": state, **more} for kind, state, more in conditions],
+            "initContainerStatuses": [
+                {"name": "init", "state": {"waiting": each}, "image": "", "imageID": "", "ready": False,
+                 "restartCount": 0}
+                for each in containers
+            ],
+        },
+    }  # fmt: skip
+
+
+def warning(kind: str, name: str, reason: str, message: str, time: str = "2026-01-01T10:00:30Z") -> dict[str, Any]:
+    about = {"kind": kind, "name": name}
+    times = {"lastTimestamp": time, "firstTimestamp": time}
+    return {
+        "metadata": {"name": f"{name}.{time}"}, "involvedObject": about, "reason": reason, "message": message, **times,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("message", "pods", "warnings", "said"),
+    [
+        (
+            f"Unschedulable: {NO_GPU}",
+            [pod([("PodScheduled", "False", {"reason": "Unschedulable", "message": NO_GPU})])],
+            [warning("Pod", POD, "FailedScheduling", NO_GPU)],
+            "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+        ),
+        (
+            'ImagePullBackOff: Back-off pulling image "no/such"',
+            [pod([("PodScheduled", "True", {})], [BACK_OFF])],
+            [],
+            'ImagePullBackOff: Back-off pulling image "no/such"',
+        ),
+        (
+            "",
+            [pod([("PodScheduled", "False", {"reason": "Unschedulable", "message": "unbound claims"})])],
+            [
+                warning("PersistentVolumeClaim", f"{CREATED}-data", "ProvisioningFailed", 'no class "fast"'),
+                warning("PersistentVolumeClaim", "another-data", "ProvisioningFailed", "another's"),
+            ],
+            f'volume {CREATED}-data: ProvisioningFailed: no class "fast"',
+        ),
+        (
+            "ContainerCreating",
+            [pod([("PodScheduled", "True", {})], [{"reason": "PodInitializing"}])],
+            [
+                warning("Pod", POD, "FailedAttachVolume", "Multi-Attach error", "2026-01-01T10:02:00Z"),
+                warning("Pod", f"{CREATED}-fetch-dump-1", "BackOff", "another's"),
+            ],
+            "FailedAttachVolume: Multi-Attach error",
+        ),
+    ],
+)  # fmt: skip
+def test_a_step_that_waits_says_for_what(
+    way: str, message: str, pods: Any, warnings: Any, said: str, tmp_path: Path
+) -> None:
+    attempt = node(77, "train-detr(0)", "Pending", message=message)
+    retry = node(5, "train-detr", "Running", type="Retry", children=[attempt["id"]])
+    states = [status("Running", FETCHED, retry, attempt), GOOD[-1]]
+    with cluster_double(states=states, pods=pods, warnings=warnings) as double:
+        result = pipelines("watch", CREATED, env=environment(way, double, tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    (line,) = (each for each in result.stdout.splitlines() if each.startswith("train-detr") and "Pending" in each)
+    assert said in line
+    assert "another's" not in line
+    assert "preemption" not in line
+    assert "train-detr           Running" not in result.stdout, "it never ran"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_second_attempt_says_what_ended_the_first(way: str, tmp_path: Path) -> None:
+    first = node(6, "train-detr(0)", "Failed", message="OOMKilled (exit code 137)")
+    second = node(77, "train-detr(1)", "Running")
+    retry = node(5, "train-detr", "Running", type="Retry", children=[first["id"], second["id"]])
+    waits = {**retry, "children": [first["id"]]}
+    states = [status("Running", waits, first), status("Running", retry, first, second), GOOD[-1]]
+    with cluster_double(states=states) as double:
+        result = pipelines("watch", CREATED, env=environment(way, double, tmp_path))
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "train-detr Pending attempt 1 failed: OOMKilled (exit code 137)" in lines
+    assert "train-detr Running attempt 2, after: OOMKilled (exit code 137)" in lines
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_who_may_not_see_pods_and_events_sees_what_argo_says(way: str, tmp_path: Path) -> None:
+    states = [status("Running", node(77, "train-detr", "Pending", message=f"Unschedulable: {NO_GPU}")), GOOD[-1]]
+    with cluster_double(states=states, forbidden=("/pods", "/events/", "/events")) as double:
+        result = pipelines("watch", CREATED, env=environment(way, double, tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Insufficient nvidia.com/gpu" in result.stdout
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_workflow_that_nobody_takes_up_says_so(way: str, tmp_path: Path) -> None:
+    waiting = {"phase": "Pending", "message": "Waiting for team/Mutex/x lock. Lock status: 0/1"}
+    with cluster_double(states=[{}, waiting, GOOD[-1]]) as double:
+        result = pipelines("watch", CREATED, env=environment(way, double, tmp_path))
+    assert "no controller has taken it up" in result.stdout
+    assert "Waiting for team/Mutex/x lock" in result.stdout
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_silent_connection_is_left_and_the_state_asked_for_anew(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (argo_server, kubernetes):
+        monkeypatch.setattr(module, "WATCH_SECONDS", 1)
+        monkeypatch.setattr(module, "GRACE_SECONDS", -0.8)
+    with cluster_double(states=GOOD[1:], silent=True) as double:
+        result = pipelines("watch", CREATED, env=environment(way, double, tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{CREATED} Succeeded" in result.stdout
+    assert result.stdout.count("trying again in") == 1, "said once, however often"
 
 
 def test_a_terminal_shows_a_table_with_messages_as_they_are(tmp_path: Path) -> None:
@@ -138,11 +307,21 @@ def test_requests_to_the_argo_server_follow_its_openapi_document(tmp_path: Path)
         pytest.skip("the OpenAPI document of the Argo Server is not beside the project")
     swagger = json.loads(document.read_text())
     template = yaml.safe_load(WORKFLOW.with_name("detr-training.workflowtemplate.yaml").read_text())
-    with cluster_double(states=BAD, log=["x"], template=template) as double:
+    with cluster_double(states=list(BAD), log=["x"], template=template) as double:
         env = environment("argo", double, tmp_path)
-        pipelines("submit", "--watch", env=env)
-        pipelines("submit", "--from-template", "detr-training", env=env)
-    assert len(double.asked) >= 6
+        pipelines("submit", DUMP, "--watch", env=env)
+        pipelines("submit", "--from-template", "detr-training", DUMP, env=env)
+        for command in ("list", "logs", "retry"):
+            pipelines(command, *([CREATED] if command != "list" else []), env=env)
+        for double.moment in (0, 1):
+            pipelines("stop", CREATED, env=env)
+        double.states[0] = status("Pending", node(77, "train-detr", "Pending"))
+        double.moment = 0
+        pipelines("watch", CREATED, env=env)
+    ways = {
+        (method, re.sub(f"/({NAMESPACE}|{CREATED}|detr-training)", "", path)) for method, path, _, _ in double.asked
+    }
+    assert len(ways) >= 8, ways
     for method, path, query, body in double.asked:
         parts = path.strip("/").split("/")
         candidates = [

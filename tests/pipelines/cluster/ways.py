@@ -9,6 +9,7 @@ from tests.pipelines.cluster.double import NAMESPACE, TOKEN, Double
 from tests.pipelines.command import Done
 
 WAYS = ["argo", "kubernetes"]
+DUMP = "--param=cvat-annotation-path=annotation-dump/7/"
 
 
 def environment(

@@ -61,6 +61,16 @@ def test_volumes_and_tmp_become_folders_of_the_run(tmp_path: Path) -> None:
     assert task.environment == {"GREETING": "hello"}
 
 
+def test_a_value_that_reads_like_a_path_in_a_volume_is_the_user_s_own(tmp_path: Path) -> None:
+    args = ["python", "-m", "steps", "train", "--dataset-dir", "/mnt/data", "--output-dir", "/tmp/{{workflow.name}}"]
+    for value in ("/tmp/x.pth", "/mnt/data/x.pth"):
+        run = planned(tmp_path, [*args, "--checkpoint", "{{workflow.parameters.split}}"], split=value)
+        (task,) = run.tasks
+        assert task.command[task.command.index("--checkpoint") + 1] == value
+        assert task.command[task.command.index("--dataset-dir") + 1] == str(run.folder / "data")
+        assert task.command[task.command.index("--output-dir") + 1] == str(run.folder / "tmp" / "the-box" / run.name)
+
+
 def test_each_run_has_a_name_and_a_folder_of_its_own(tmp_path: Path) -> None:
     runs = [planned(tmp_path, [*PREPARE, "20"]) for _ in range(2)]
     assert runs[0].folder != runs[1].folder

@@ -75,6 +75,7 @@ def test_a_dump_becomes_a_model_a_report_and_objects_in_the_bucket(small_dump: P
         (["--param", "epoch=1"], "did you mean 'epochs'"),
         (["--param", "epochs"], "write name=value"),
         (["--param", "batch-size=0"], "parameter 'batch-size' is '0'"),
+        (["--param", "hyperparameters=lrr: 0.1"], "unknown hyperparameter 'lrr'; did you mean lr"),
         (["--param", "cvat-annotation-path=x"], "is set by `run`: name the dump with --dump"),
         (["--dump", "no-such.zip"], "no-such.zip does not exist: give --dump"),
         (["--manifest", "no-such.yaml"], "make compile"),

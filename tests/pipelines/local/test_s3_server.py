@@ -1,8 +1,11 @@
+import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
 import psutil
@@ -44,6 +47,46 @@ def test_strangers_are_refused() -> None:
         with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
             stranger.list_buckets()
     assert server.secret_key not in repr(server)
+
+
+def test_inner_doors_are_closed_to_other_users() -> None:
+    """The server's parts listen on loopback, where every user of the machine is: none lets them in."""
+    with s3_server() as server:
+        server.client().create_bucket(Bucket="bucket")
+        server.client().put_object(Bucket="bucket", Key="secret", Body=b"content" * 1000)
+        listening = psutil.Process(server.pid).net_connections("inet")
+        ports = {each.laddr.port for each in listening if each.status == psutil.CONN_LISTEN}
+        spoken, key = 0, "/buckets/bucket/secret"
+        for port in ports - {urlsplit(server.endpoint).port}:
+            for method, path in [
+                ("GET", key),
+                ("GET", "/buckets/?limit=9"),
+                ("PUT", key),
+            ]:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+                try:
+                    connection.request(method, path, body=b"other" if method == "PUT" else None)
+                    answer = connection.getresponse()
+                    content = answer.read()
+                except (OSError, http.client.HTTPException):
+                    continue  # Not HTTP: gRPC, which asks for a certificate.
+                finally:
+                    connection.close()
+                spoken += 1
+                assert answer.status >= 400 or method == "GET", (port, path, answer.status)
+                assert b"content" not in content, (port, path)
+                assert b"secret" not in content, (port, path)
+            # A gRPC server without certificates answers the beginning of HTTP/2 with settings, frame type 4.
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+                plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+                plain.settimeout(2)
+                try:
+                    answered = plain.recv(9)
+                except OSError:
+                    answered = b""
+            assert answered[3:4] != b"\x04", port
+        assert spoken
+        assert server.client().get_object(Bucket="bucket", Key="secret")["Body"].read() == b"content" * 1000
 
 
 def test_an_exception_stops_the_server(tmp_path: Path) -> None:

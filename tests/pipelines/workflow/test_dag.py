@@ -57,6 +57,21 @@ def test_the_boxes_stand_in_a_row(target: Target, options: Options) -> None:
     assert [task.get("dependencies", []) for task in dag["tasks"]] == [[], *([name] for name in BOXES[:-1])]
 
 
+@pytest.mark.parametrize("target", list(Target))
+def test_a_sixth_box_annotates_a_task_where_it_is_asked_for(target: Target) -> None:
+    spec = spec_of(target, Options(annotate=True))
+    boxes = containers(spec)
+    assert list(boxes) == [*BOXES, "annotate"]
+    dag = next(each["dag"] for each in spec["templates"] if each["name"] == spec["entrypoint"])
+    assert dag["tasks"][-1] == {"name": "annotate", "template": "annotate", "dependencies": BOXES[-1:]}
+    # It names no task unless somebody does, and then does nothing.
+    (named,) = (each["value"] for each in spec["arguments"]["parameters"] if each["name"] == "cvat-annotate")
+    words = [substitute(word, {"workflow.parameters.cvat-annotate": named}) for word in boxes["annotate"]["args"][3:]]
+    assert parse(words)[1]["to"] == ""
+    if target is Target.ARGO:
+        assert boxes["annotate"]["envFrom"] == boxes["fetch-dump"]["envFrom"]
+
+
 def test_a_parameter_reaches_the_step_that_it_names() -> None:
     values = {f"workflow.parameters.{each.name}": each.value for each in PARAMETERS}
     values |= {

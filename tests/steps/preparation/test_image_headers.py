@@ -143,7 +143,7 @@ def test_many_are_in_order_with_processes_and_without(tmp_path: Path, monkeypatc
         Image.new("RGB", (1 + number, 5)).save(paths[-1])
     monkeypatch.setattr(headers, "CHUNK", 7)
     expected = [read_header(path) for path in paths]
-    assert read_headers(paths) == expected
+    assert [header._replace(digest="") for header in read_headers(paths)] == expected
     monkeypatch.setattr(headers, "WORTH_PROCESSES", 1)
-    assert read_headers(paths) == expected
+    assert [header._replace(digest="") for header in read_headers(paths)] == expected
     assert read_headers([]) == []

@@ -102,6 +102,21 @@ def write_run(
     return dataset, output
 
 
+@pytest.mark.parametrize(
+    ("server", "links"),
+    [("https://cvat.example.com", ["https://cvat.example.com/tasks/42/jobs/9?frame=5"]), ("javascript:alert(1)", [])],
+)
+def test_a_picture_opens_its_frame_in_cvat(server: str, links: list[str], tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path)
+    part = {
+        "folder": "images", "task": 42, "frames": {"cell 2.png": 5},
+        "jobs": [{"id": 8, "start": 0, "stop": 4}, {"id": 9, "start": 5, "stop": 9}],
+    }  # fmt: skip
+    (dataset / "cvat.json").write_text(json.dumps({"server": server, "parts": [part]}))
+    page = Page(write_report(dataset, output).path.read_text(encoding="utf-8"))
+    assert [each["href"] for each in page.all("a") if not each["href"].startswith("#")] == links
+
+
 def epochs(count: int, **train: float) -> list[dict[str, Any]]:
     return [
         {

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from torchvision.ops import box_convert
 from tests.trainer.drawing import CATEGORIES, write_annotations
 from trainer.data.augmentation import train_transform
 from trainer.data.coco_dataset import CocoDetection
+from trainer.data.fingerprint import file_digest
 from trainer.data.transforms import EvalTransform
 from trainer.errors import TrainerError
 
@@ -39,6 +42,39 @@ def test_category_ids_become_labels_by_ascending_id(dataset_dir: Path):
     for index, image_id in enumerate(dataset.image_ids):
         wanted = [dataset.label_of[a["category_id"]] for a in content["annotations"] if a["image_id"] == image_id]
         assert dataset[index][1]["labels"].tolist() == wanted
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(dataset_dir: Path):
+    """As long as the file says what it said: its digest is in it, as the prepare step puts it there."""
+    path = dataset_dir / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["sha256"] = file_digest(dataset_dir / image["file_name"])
+    path.write_text(json.dumps(content))
+    content["info"] = {"split_digest": CocoDetection(path, KEEP).digest}
+    path.write_text(json.dumps(content))
+    whole, wanted = path.read_bytes(), CocoDetection(path, KEEP)
+    chance = random.Random(0)
+    refused = 0
+    for _ in range(600):
+        place = chance.randrange(len(whole))
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        found = None
+        with contextlib.suppress(TrainerError):
+            found = CocoDetection(path, KEEP)
+        if found is None:
+            refused += 1
+        elif found.files == wanted.files:
+            assert found.digest == wanted.digest
+            assert found._boxes.tolist() == wanted._boxes.tolist(), damaged[place - 30 : place + 30]
+        else:
+            # The name of another image: whose bytes are others.
+            (other,) = (n for n, (a, b) in enumerate(zip(found.files, wanted.files, strict=True)) if a != b)
+            with pytest.raises(TrainerError, match="is not the one that was prepared"):
+                found.sample(other)
+    assert refused > 300
 
 
 def test_images_without_boxes_are_kept(dataset_dir: Path):

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
+
+import orjson
 
 from trainer.training.metric_log import Journal, read_log
 
@@ -37,6 +40,19 @@ def test_epochs_that_are_run_again_are_dropped_from_the_log(tmp_path: Path):
     second.close()
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [row(1), row(2), row(3)]
+
+
+def test_a_loss_that_is_not_finite_is_null(tmp_path: Path):
+    journal = Journal(tmp_path, 0, 0)
+    journal.epoch({**row(1), "val": {"loss": math.inf, "AP": math.nan, "AP50": -math.inf}})
+    journal.close()
+    # A program that knows JSON and no more.
+    (line,) = (orjson.loads(line) for line in (tmp_path / "log.jsonl").read_bytes().splitlines())
+    assert line["val"] == {"loss": None, "AP": None, "AP50": None}
+    # An earlier version wrote them as they were.
+    (tmp_path / "log.jsonl").write_text(json.dumps({**row(1), "val": {"loss": math.inf}}) + "\n")
+    Journal(tmp_path, 1, 10).close()
+    assert orjson.loads((tmp_path / "log.jsonl").read_bytes())["val"] == {"loss": None}
 
 
 def test_a_new_run_starts_a_new_log(tmp_path: Path):

@@ -88,7 +88,7 @@ def test_the_rate_follows_the_images_a_step():
     assert random.lr_backbone == random.lr
 
 
-def test_a_resumed_run_keeps_what_is_left_out_and_takes_what_is_given(caplog: pytest.LogCaptureFixture):
+def test_a_resumed_run_keeps_what_is_left_out_and_takes_what_may_change(caplog: pytest.LogCaptureFixture):
     facts = Facts(300, 90, gpu_memory=80)
     first, choices = settle(config(lr=3e-4, lr_drop=5), facts)
     before, given = first.model_dump(mode="json"), sorted(first.model_fields_set)
@@ -99,15 +99,23 @@ def test_a_resumed_run_keeps_what_is_left_out_and_takes_what_is_given(caplog: py
     assert "batch_size" in chosen(choices)
 
     with caplog.at_level("INFO"):
-        changed = keep_settings(config(epochs=7, lr_drop_at=0.5), before, given)
-    assert (changed.epochs, changed.drop_epoch, changed.lr) == (7, 4, 3e-4)
-    assert changed.model_dump(exclude={"epochs", "lr_drop", "lr_drop_at"}) == first.model_dump(
-        exclude={"epochs", "lr_drop", "lr_drop_at"}
-    )
+        changed = keep_settings(config(epochs=7), before, given)
+    assert (changed.epochs, changed.drop_epoch, changed.lr) == (7, 5, 3e-4)
+    assert changed.model_dump(exclude={"epochs"}) == first.model_dump(exclude={"epochs"})
     assert f"epochs is now 7 ({first.epochs} before)" in caplog.text
     assert "lr stays 0.0003, as given before" in caplog.text
     with pytest.raises(TrainerError, match="max_size 900 is below image_size 1000"):
         keep_settings(config(max_size=900), {**before, "image_size": 1000}, given)
+
+
+def test_what_a_run_starts_from_is_called_by_its_name():
+    reasons = {}
+    for start in ("published", "run/best.pth", "none"):
+        _, choices = settle(config(model="hf:x/y", pretrained=start), Facts(300, 5))
+        (reasons[start],) = (choice.reason for choice in choices if choice.field == "epochs")
+    assert reasons["published"].startswith("from published weights, ")
+    assert reasons["run/best.pth"].startswith("from a checkpoint, ")
+    assert reasons["none"].startswith("from random weights, ")
 
 
 def test_images_smaller_than_the_model_s_size_are_not_enlarged():

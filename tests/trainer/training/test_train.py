@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.trainer.building import build_model
 from tests.trainer.drawing import draw_dataset, write_annotations
 from trainer import checkpoint
 from trainer.config import TrainConfig
+from trainer.data.fingerprint import file_digest
 from trainer.errors import TrainerError
 from trainer.training.train import train
 
@@ -199,7 +201,7 @@ def test_more_epochs_go_on_from_the_last(config: TrainConfig):
 
 def test_an_output_folder_of_another_run_is_refused(config: TrainConfig, tmp_path: Path):
     train(change(config, epochs=1))
-    with pytest.raises(TrainerError, match=r"num_queries 20, not 9; use another output_dir, or delete .*last\.pth"):
+    with pytest.raises(TrainerError, match=r"num_queries 20, not 9; use another output folder .*, or remove .*output"):
         train(change(config, num_queries=9))
     for split in ("train", "val"):
         content = json.loads((config.dataset_dir / "annotations" / f"instances_{split}.json").read_text())
@@ -209,19 +211,110 @@ def test_an_output_folder_of_another_run_is_refused(config: TrainConfig, tmp_pat
         train(config)
 
 
-def test_other_hyperparameters_may_change_on_the_way(config: TrainConfig):
-    train(change(config, epochs=1, lr=1e-4))
-    # The rate is left out now, and stays what it was.
-    result = train(change(config, lr_backbone=5e-4, lr_drop=1, batch_size=3))
-    rows = [json.loads(line) for line in result.log.read_text().splitlines()]
-    assert [row["step"] for row in rows] == [3, 5]
-    assert (rows[1]["lr"], rows[1]["lr_backbone"]) == pytest.approx((1e-5, 5e-5))
+def tree(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder but the lock, in which the holder's number stands."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".train.lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def another_split(folder: Path) -> None:
+    """The same classes, sizes and counts; one box is elsewhere."""
+    path = folder / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    path.write_text(json.dumps(content))
+
+
+def another_validation(folder: Path) -> None:
+    """One image less to validate on."""
+    path = folder / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    content["images"].pop()
+    path.write_text(json.dumps(content))
+
+
+def test_a_run_is_of_one_dataset_and_of_one_set_of_settings(config: TrainConfig):
+    folder, config = config.output_dir, change(config, epochs=1)
+    train(config)
+    before = tree(folder)
+    for fields, words in [
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"lr": 0.3, "batch_size": 3}, "batch_size 2, not 3; lr 0.0005, not 0.3"),
+        ({"model": "detr_resnet50"}, "model detr_tiny, not detr_resnet50"),
+    ]:
+        with pytest.raises(TrainerError, match=words) as caught:
+            train(change(config, **fields))
+        assert "\n" not in str(caught.value)
+        assert f"--checkpoint {folder / 'checkpoints' / 'best.pth'}" in str(caught.value)
+        assert tree(folder) == before
+    for edit in (another_split, another_validation):
+        kept = {path: path.read_bytes() for path in (config.dataset_dir / "annotations").iterdir()}
+        edit(config.dataset_dir)
+        with pytest.raises(TrainerError, match=r"trained on dataset \w{12}, and .*dataset holds \w{12}"):
+            train(config)
+        assert tree(folder) == before
+        for path, content in kept.items():
+            path.write_bytes(content)
+    train(change(config, log_seconds=5, workers=0))
+    assert tree(folder) == before
+
+
+def test_a_run_starts_from_one_checkpoint(config: TrainConfig, tmp_path: Path):
+    start = tmp_path / "start.pth"
+    start.write_bytes(train(change(config, epochs=1)).best_checkpoint.read_bytes())
+    tuned = change(config, output_dir=tmp_path / "tuned", pretrained=str(start), epochs=1)
+    summary = train(tuned).summary
+    # What it started from may be gone, but not be another by now.
+    moved = start.rename(tmp_path / "moved.pth")
+    assert train(tuned).summary == summary
+    assert train(change(tuned, pretrained=str(moved))).summary == summary
+    start.write_bytes(
+        train(change(config, output_dir=tmp_path / "other", seed=1, epochs=1)).best_checkpoint.read_bytes()
+    )
+    with pytest.raises(TrainerError, match=r"weights to start from with the SHA-256 \w{12}, not \w{12}"):
+        train(tuned)
+
+
+def test_an_image_that_is_not_the_one_that_was_prepared_is_not_trained_on(config: TrainConfig):
+    path = config.dataset_dir / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["sha256"] = file_digest(config.dataset_dir / image["file_name"])
+    path.write_text(json.dumps(content))
+    train(change(config, epochs=1))
+    picture = config.dataset_dir / content["images"][3]["file_name"]
+    Image.new("RGB", (64, 64), "pink").save(picture)
+    with pytest.raises(TrainerError, match=f"image {picture} is not the one that was prepared"):
+        train(change(config, epochs=2))
+
+
+def test_a_damaged_checkpoint_is_not_resumed_from(config: TrainConfig):
+    last = train(change(config, epochs=1)).last_checkpoint
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    with pytest.raises(TrainerError, match=r"last\.pth cannot be read \(it is damaged.*delete it to start anew, or"):
+        train(config)
+    assert last.read_bytes() == content
+
+
+def test_what_was_written_when_a_run_was_killed_goes(config: TrainConfig):
+    folder = config.output_dir / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / ".last.pth.1234.tmp").write_bytes(b"half")
+    train(change(config, epochs=1))
+    assert sorted(path.name for path in folder.iterdir()) == ["best.pth", "last.pth"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(config: TrainConfig):
-    good = weights(train(change(config, epochs=1)).last_checkpoint)
+    last = train(change(config, epochs=1)).last_checkpoint
+    content = checkpoint.read(last)
+    good = content["model"]
+    # Settings that are left out are those of the run.
+    content["config"].update(lr=1e30, lr_backbone=1e30)
+    checkpoint.save(last, content)
     with pytest.raises(TrainerError, match=r"^epoch \d+, step \d+: the (loss|gradient) is (nan|inf)") as caught:
-        train(change(config, lr=1e30, lr_backbone=1e30, epochs=9, checkpoint_every=9))
+        train(change(config, epochs=9, checkpoint_every=9))
     assert "lower lr" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert same(weights(config.output_dir / "checkpoints" / "last.pth"), good)

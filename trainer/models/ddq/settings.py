@@ -6,8 +6,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.models.family import Family, ModelInfo
 
-_SIZES = frozenset({"dim", "decoder_layers", "heads", "points", "feedforward"})
-
 
 class DdqSettings(BaseModel):
     """What may be changed about the network, its matching and its loss."""
@@ -64,5 +62,4 @@ DDQ = Family(
     module="trainer.models.ddq.model",
     models=_MODELS,
     max_objects="num_queries",
-    may_change=frozenset(DdqSettings.model_fields) - _SIZES,
 )

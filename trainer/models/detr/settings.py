@@ -107,5 +107,4 @@ DETR = Family(
     models=_MODELS,
     retired=_RETIRED,
     max_objects="num_queries",
-    may_change=frozenset(DetrSettings.model_fields) - {"num_queries", *SIZES},
 )

@@ -58,5 +58,4 @@ FASTERRCNN = Family(
     module="trainer.models.fasterrcnn.model",
     models=_MODELS,
     max_objects="max_detections",
-    may_change=frozenset({"max_detections", "score_threshold", "nms_iou"}),
 )

@@ -1,0 +1,27 @@
+"""What is known of an object before its bytes are."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RemoteObject:
+    """One object: its complete key, its size in bytes, and its entity tag where the store gives one."""
+
+    key: str
+    size: int
+    etag: str = ""
+
+    @property
+    def version(self) -> tuple[int, str]:
+        """What tells a later object of the same key from this one."""
+        return self.size, self.etag
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One object as it was put: its key, size in bytes, SHA-256 sum, and its entity tag where the store gives one."""
+
+    key: str
+    size: int
+    sha256: str
+    etag: str = ""
