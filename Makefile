@@ -33,18 +33,17 @@ test-slow: $(READY) ## Run the tests that train for minutes
 compile: $(READY) ## Write manifests/ from the workflow in pipelines/
 	@$(BIN)/python -m pipelines compile
 
+# The locks are for the pods: Linux, Python 3.11 to 3.13. PyTorch is not among them, since its image brings it.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+        --custom-compile-command 'make lock'
+lock: $(READY) ## Write requirements/, what pods and images install; UPGRADE=--upgrade for newer versions
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra cvat --output-file requirements/steps.txt
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra train --extra hf --extra cvat --overrides requirements/image.txt \
+	  $(foreach name,torch torchvision sympy mpmath networkx,--no-emit-package $(name)) --output-file requirements/train.txt
+	@echo tensorboard | $(LOCK) - --constraints requirements/train.txt --output-file requirements/tensorboard.txt
+
 docs: $(READY) ## Write docs/hyperparameters.md from the declarations in trainer/
 	@$(BIN)/python -m steps hyperparameters --markdown > docs/hyperparameters.md
-
-# What pods and images install, for every Python from 3.11 on, which the images have. No index is named in them: pip's own settings say which.
-LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
-       --no-emit-index-url --custom-compile-command 'make lock'
-
-lock: $(READY) ## Pin in requirements/ what pods and images install
-	@$(LOCK) pyproject.toml --extra cvat --output-file requirements/steps.txt
-	@$(LOCK) pyproject.toml --extra cvat --extra train --extra hf --override requirements/image.txt \
-	  --output-file requirements/train.txt
-	@echo tensorboard | $(LOCK) - --output-file requirements/tensorboard.txt
 
 lint: $(READY) ## Check style and types
 	@$(BIN)/ruff check

@@ -317,6 +317,7 @@ def compile_command(
     What is chosen is kept in compile.yaml beside them, so that it need not be said again.
     """
     given = {name: _parsed(name, value) for name, value in settings.items() if value is not None}
+    chosen_options(output)  # Else the fault of the file would be told as one of the flags.
     chosen = merged(read_settings(output), given)
     for relative, text in manifests(Options.create(chosen)).items():
         path = output / relative

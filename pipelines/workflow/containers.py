@@ -114,9 +114,9 @@ class ContainerBuilder:
             inputs=None if self.options.image else [self._source()],
             outputs=list(outputs) or None,
             volume_mounts=mounts,
-            resources=self._resources(name, gpus=gpus if trains else 0),
+            resources=self._resources(name, trains=trains, gpus=gpus),
             security_context=self._security_context(),
-            active_deadline_seconds=seconds(self.options.deadlines.get(name, "")) or None,
+            active_deadline_seconds=self._deadline(name),
             retry_strategy=self._retries(trains=trains),
             node_selector=self._node_selector(trains=trains),
             tolerations=self._tolerations(gpu=trains and bool(self.options.gpus)),
@@ -226,6 +226,10 @@ class ContainerBuilder:
             read_only_root_filesystem=True,
         )
 
+    def _deadline(self, name: str) -> str | None:
+        limit = seconds(self.options.deadlines.get(name, ""))
+        return str(limit) if limit else None
+
     def _command(self, name: str, *, trains: bool) -> list[str]:
         """Return what the container runs with its arguments, which no shell reads as code."""
         command = []
@@ -263,15 +267,15 @@ class ContainerBuilder:
             return self.options.steps_image or p.PYTORCH_IMAGE.reference
         return self.options.base_image
 
-    def _resources(self, name: str, *, gpus: int = 0) -> m.ResourceRequirements | None:
-        if self.target is Target.ONEPANEL and name in ("train-detr", "evaluate"):
+    def _resources(self, name: str, *, trains: bool = False, gpus: int = 0) -> m.ResourceRequirements | None:
+        if self.target is Target.ONEPANEL and trains:
             return None  # Core sets those of the node pool.
         chosen = self.options.resources.get(name, {})
         amounts: dict[str, dict[str, str]] = {
             kind: {resource: amount for resource, amount in (chosen.get(kind) or {}).items() if amount}
             for kind in ("requests", "limits")
         }
-        if gpus:
+        if trains and gpus:
             for each in amounts.values():
                 each[GPU] = str(gpus)
         if not any(amounts.values()):
@@ -298,12 +302,12 @@ class ContainerBuilder:
             return RetryStrategy(limit=str(options.interruptions), retry_policy="Always", backoff=backoff)
         if self.target is Target.ONEPANEL:
             # Lost pods; the shell in the pod does the rest.
-            backoff = m.Backoff(duration="10s", factor=m.IntOrString(root=2))
+            backoff = m.Backoff(duration="10s", factor=m.IntOrString(root="2"))
             return RetryStrategy(limit=str(options.retries), retry_policy="OnError", backoff=backoff)
         return RetryStrategy(
             limit=str(max(options.interruptions, options.retries)),
             retry_policy="Always",
-            backoff=m.Backoff(duration="10s", factor=m.IntOrString(root=2), cap="5m"),
+            backoff=m.Backoff(duration="10s", factor=m.IntOrString(root="2"), cap="5m"),
             expression=retry_expression(options.retries),
         )
 
@@ -314,7 +318,7 @@ class ContainerBuilder:
         return {**self.options.node_labels, **(pool if self.options.node_pool else {})} or None
 
     def _tolerations(self, *, gpu: bool) -> list[m.Toleration] | None:
-        tolerations = [m.Toleration.model_validate(each) for each in self.options.tolerations]
+        tolerations: list[m.Toleration] = list(self.options.tolerations)
         if gpu and self.target is Target.ARGO:
             tolerations.append(m.Toleration(key=GPU, operator="Exists", effect="NoSchedule"))
         return tolerations or None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from hera.workflows import models as m
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -52,6 +53,12 @@ def _known(*names: str) -> AfterValidator:
         return given
 
     return AfterValidator(check)
+
+
+class Toleration(m.Toleration):
+    """A toleration in which a misspelt field is noticed."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 Amounts = dict[Literal["cpu", "memory", "ephemeral-storage"], v.Quantity | None]
@@ -108,23 +115,23 @@ class Options:
     image_pull_secrets: list[v.ObjectName] = _option(
         [], "Secrets for private registries, such as '[registry]'.", "none"
     )
-    env: dict[str, str] = _option(
+    env: v.Variables = _option(
         {},
         "Variables for every step, such as '{HTTPS_PROXY: http://proxy:3128, PIP_INDEX_URL: https://pypi.example.com}'.",
         "none",
     )
-    node_selector: str = _option(
+    node_selector: v.LabelKey = _option(
         "node.kubernetes.io/instance-type",
         "Label that selects a node pool; on older clusters beta.kubernetes.io/instance-type.",
     )
     node_pool: str = _option("", "Argo: default value of that label.", "no selector, the GPU limit finds a node")
-    node_labels: dict[str, str] = _option(
+    node_labels: dict[v.LabelKey, str] = _option(
         {},
         "Argo: labels of the nodes on which every step runs, such as '{topology.kubernetes.io/zone: a}', since a "
         "volume can usually be mounted in one zone only.",
         "any node",
     )
-    tolerations: list[dict[str, Any]] = _option(
+    tolerations: list[Toleration] = _option(
         [], "Tolerations of every step, such as '[{key: spot, operator: Exists}]'.", "those of the GPU"
     )
     priority_class: v.ObjectName = _option("", "Priority class of the pods.", "the cluster's default")
@@ -230,7 +237,9 @@ class Options:
             return options
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join([_flag(str(first["loc"][0])), *map(str, first["loc"][1:])])
+            place = ".".join(
+                [_flag(str(first["loc"][0])), *(str(each) for each in first["loc"][1:] if each != "[key]")]
+            )
             reason = first["msg"].removeprefix("Value error, ")
             raise PipelineError(f"the setting '{place}' is {first['input']!r}: {reason}") from None
 

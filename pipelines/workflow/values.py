@@ -51,8 +51,27 @@ ShortName = Annotated[str, _matching(_LABEL, 50, f"at most 50 {_WORDS}"), Field(
 Label = Annotated[str, _matching(_LABEL, 63, f"at most 63 {_WORDS}")]
 ObjectName = Annotated[str, _matching(_SUBDOMAIN, 253, f"{_WORDS}; and '.'")]
 Image = Annotated[str, _matching(r"\S+", 500, "an image, such as registry.example.com/team/image:tag")]
+LabelKey = Annotated[
+    str,
+    _matching(
+        rf"({_SUBDOMAIN}/)?([A-Za-z0-9][-A-Za-z0-9_.]{{0,61}})?[A-Za-z0-9]",
+        317,
+        "a label's key, such as node.kubernetes.io/instance-type",
+    ),
+    Field(min_length=1),
+]
 Quantity = Annotated[
     str, BeforeValidator(_text), _matching(_QUANTITY, 30, "a quantity, such as 500m, 2 or 50Gi"), Field(min_length=1)
 ]
 Duration = Annotated[str, BeforeValidator(_text), AfterValidator(_duration)]
 Count = Annotated[int, Field(ge=0, le=1000)]
+
+
+def _variables(value: dict[str, str]) -> dict[str, str]:
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"'{name}' is not a variable's name")
+    return value
+
+
+Variables = Annotated[dict[str, str], AfterValidator(_variables)]

@@ -46,7 +46,7 @@ def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
         assert parse(shlex.split(example)[3:])[0] == name
     training = " ".join(screens["train"].stdout.split())
     assert f"{', '.join(MODEL_CHOICES)}; or a published one: hf:NAME-OR-FOLDER. auto: by what is there." in training
-    assert training.count("[default: (auto)]") == 2
+    assert training.count("[default: (auto)]") == 3
 
 
 def test_no_arguments_and_version() -> None:
@@ -154,7 +154,7 @@ class TestParse:
         assert arguments == {
             "dataset_dir": Path("/data"), "output_dir": Path("/output"), "model": "detr_tiny", "epochs": 3,
             "batch_size": 8, "hyperparameters": "lr: 1e-4", "checkpoint": "k", "seed": 7,
-            "namespace": "n", "bucket": "b", "endpoint": "e", "region": "r",
+            "processes": None, "namespace": "n", "bucket": "b", "endpoint": "e", "region": "r",
         }  # fmt: skip
 
     def test_defaults_are_the_function_s(self) -> None:

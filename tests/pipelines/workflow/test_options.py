@@ -103,7 +103,7 @@ def test_pods_of_several_nodes_know_each_other() -> None:
 @pytest.mark.parametrize(
     ("box", "settings", "field", "value"),
     [
-        ("train-detr", {"deadlines": {"train-detr": "14d"}}, "activeDeadlineSeconds", 14 * 86400),
+        ("train-detr", {"deadlines": {"train-detr": "14d"}}, "activeDeadlineSeconds", str(14 * 86400)),
         ("fetch-dump", {"node_labels": {"zone": "a"}}, "nodeSelector", {"zone": "a"}),
         (
             "upload-artifacts",
