@@ -11,6 +11,7 @@ import typer
 from steps.common.console import create_app, run_app, usage_error
 from steps.common.errors import StepError
 from steps.evaluate import evaluate_model
+from steps.export import export_model
 from steps.fetch import fetch_dump
 from steps.hyperparameters import show_hyperparameters
 from steps.prepare import prepare_data
@@ -23,6 +24,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "train": train_model,
     "evaluate": evaluate_model,
     "upload": upload_artifacts,
+    "export": export_model,
 }
 
 EXAMPLES = {
@@ -31,6 +33,7 @@ EXAMPLES = {
     "train": "train --dataset-dir data --output-dir run --hyperparameters 'lr: 0.0002'",
     "evaluate": "evaluate --dataset-dir data --output-dir run",
     "upload": "upload --output-dir run --output-path s3://bucket/models/1",
+    "export": "export --checkpoint run --export-dir model --to onnx",
 }
 
 app = create_app("python -m steps", "Run one step of the pipeline.")

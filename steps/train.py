@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from steps.checkpoint import bring_checkpoint
 from steps.common.errors import StepError
 from steps.dump.target import STATE_DIR
 from steps.options import BatchSize, Bucket, DatasetDir, Endpoint, Epochs, Model, Namespace, OutputDir, Region, Seed
-from steps.storage.address import candidate_keys, has_scheme
+from steps.storage.address import has_scheme
 from steps.storage.config import StorageConfig
 from steps.storage.store import open_storage
 from trainer.models.choice import AUTO
@@ -82,7 +83,7 @@ def train_model(
         config = configure()
     if checkpoint.strip():
         storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
-        overrides["pretrained"] = str(_bring_checkpoint(checkpoint.strip(), namespace, storage, dataset_dir))
+        overrides["pretrained"] = str(bring_checkpoint(checkpoint.strip(), namespace, storage, dataset_dir))
         # Anew rather than changed: the backbone's rate follows from where the weights come from.
         config = configure()
 
@@ -119,27 +120,3 @@ def _bring_model(address: str, config: StorageConfig, dataset_dir: Path) -> Path
     storage.download(wanted, dataset_dir / STATE_DIR / "unfinished")
     log.info("starting from the model %s/%s", storage.url, key)
     return folder
-
-
-def _bring_checkpoint(path: str, namespace: str, config: StorageConfig, dataset_dir: Path) -> Path:
-    """Give a local file for a checkpoint named as a file, a folder, an address, or a key in the bucket."""
-    from trainer.checkpoint import PLACES, find_checkpoint
-
-    local = Path(path).expanduser()
-    if not has_scheme(path) and (local.exists() or not config.bucket):
-        if found_here := find_checkpoint(local):
-            return found_here
-        raise StepError(f"--checkpoint {local} is neither a checkpoint nor the folder of a run that made one")
-    storage, key = open_storage(path, config)
-    prefixes = candidate_keys(path, key, namespace)
-    for prefix in prefixes:
-        # CVAT's form offers folders of earlier runs as well as files.
-        for candidate in (f"{prefix}/{place}".rstrip("/") for place in PLACES):
-            if found := storage.head(candidate):
-                target = dataset_dir / STATE_DIR / "checkpoint" / Path(candidate).name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                storage.download([(found, target)], dataset_dir / STATE_DIR / "unfinished")
-                log.info("starting from the checkpoint %s/%s", storage.url, candidate)
-                return target
-    tried = " nor ".join(f"{storage.url}/{prefix}" for prefix in prefixes)
-    raise StepError(f"--checkpoint: neither {tried} is a checkpoint or the folder of a run that made one")
