@@ -63,5 +63,5 @@ $(READY): pyproject.toml
 	@echo 'Installing into $(VENV) (once; PyTorch is large) ...'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[train,hf,pipelines,dev]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[train,hf,export,pipelines,dev]'
 	@touch $@

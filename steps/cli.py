@@ -13,6 +13,7 @@ from steps.common.console import create_app, log_to, run_app, usage_error
 from steps.common.errors import StepError
 from steps.common.stopping import end_on_sigterm
 from steps.evaluate import evaluate_model
+from steps.export import export_model
 from steps.fetch import fetch_dump
 from steps.hyperparameters import show_hyperparameters
 from steps.nuclio import write_function
@@ -30,6 +31,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "upload": upload_artifacts,
     "promote": promote_model,
     "annotate": annotate_tasks,
+    "export": export_model,
 }
 
 EXAMPLES = {
@@ -40,6 +42,7 @@ EXAMPLES = {
     "upload": "upload --output-dir run --output-path s3://bucket/models/1",
     "promote": "promote --dataset-dir data --output-dir run --series s3://bucket/models/cells",
     "annotate": "annotate --checkpoint run --to https://cvat.example.com/tasks/43",
+    "export": "export --checkpoint run --export-dir model --to onnx",
 }
 
 app = create_app("python -m steps", "Run one step of the pipeline.")

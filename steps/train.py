@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from steps.checkpoint import bring_checkpoint
 from steps.common.errors import StepError
 from steps.common.files import read_json
 from steps.common.lock import refusal
@@ -26,7 +27,7 @@ from steps.options import (
     Region,
     Seed,
 )
-from steps.storage.address import candidate_keys, has_scheme
+from steps.storage.address import has_scheme
 from steps.storage.config import StorageConfig
 from steps.storage.store import open_storage
 from trainer.models.choice import AUTO
@@ -103,7 +104,7 @@ def train_model(
         config = configure()
     if checkpoint.strip():
         storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
-        overrides["pretrained"] = str(_bring_checkpoint(checkpoint.strip(), namespace, storage, output_dir))
+        overrides["pretrained"] = str(bring_checkpoint(checkpoint.strip(), namespace, storage, output_dir / _START))
         # Anew rather than changed: the backbone's rate follows from where the weights come from.
         config = configure()
     assert config is not None
@@ -147,27 +148,3 @@ def _bring_model(address: str, config: StorageConfig, output_dir: Path) -> Path:
     storage.download(wanted, output_dir / _START / "unfinished")
     log.info("starting from the model %s/%s", storage.url, key)
     return folder
-
-
-def _bring_checkpoint(path: str, namespace: str, config: StorageConfig, output_dir: Path) -> Path:
-    """Give a local file for a checkpoint named as a file, a folder, an address, or a key in the bucket."""
-    from trainer.checkpoint import PLACES, find_checkpoint
-
-    local = Path(path).expanduser()
-    if not has_scheme(path) and (local.exists() or not config.bucket):
-        if found_here := find_checkpoint(local):
-            return found_here
-        raise StepError(f"--checkpoint {local} is neither a checkpoint nor the folder of a run that made one")
-    storage, key = open_storage(path, config)
-    prefixes = candidate_keys(path, key, namespace)
-    for prefix in prefixes:
-        # CVAT's form offers folders of earlier runs as well as files.
-        for candidate in (f"{prefix}/{place}".rstrip("/") for place in PLACES):
-            if found := storage.head(candidate):
-                target = output_dir / _START / "checkpoint" / Path(candidate).name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                storage.download([(found, target)], output_dir / _START / "unfinished")
-                log.info("starting from the checkpoint %s/%s", storage.url, candidate)
-                return target
-    tried = " nor ".join(f"{storage.url}/{prefix}" for prefix in prefixes)
-    raise StepError(f"--checkpoint: neither {tried} is a checkpoint or the folder of a run that made one")
