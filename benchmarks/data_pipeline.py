@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from trainer.data.augmentation import PaperTransform  # noqa: E402
 from trainer.data.coco_dataset import CocoDetection  # noqa: E402 - found through the line above
 from trainer.data.data_loader import batches, train_loader  # noqa: E402
+from trainer.data.image_file import open_image  # noqa: E402
 from trainer.data.sampler import EpochSampler  # noqa: E402
 
 OURS, NORMALISED, OFFICIAL = "ours", "ours, normalised here", "as the official code"
@@ -134,7 +135,8 @@ class OfficialDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
-        image = Image.open(self.dataset.files[index]).convert("RGB")
+        with open_image(self.dataset.files[index]) as opened:
+            image = opened.convert("RGB")
         boxes, labels = self.dataset.objects(index)
         plan = PaperTransform(800, 1333).plan(image.size, random.Random(f"0/0/{index}"))
         if plan.flip:

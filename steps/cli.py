@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from steps.annotate import annotate_tasks
-from steps.common.console import create_app, run_app, usage_error
+from steps.common.console import create_app, log_to, run_app, usage_error
 from steps.common.errors import StepError
 from steps.common.stopping import end_on_sigterm
 from steps.evaluate import evaluate_model
@@ -20,6 +20,7 @@ from steps.prepare import prepare_data
 from steps.promote import promote_model
 from steps.train import train_model
 from steps.upload import upload_artifacts
+from trainer.errors import TrainerError
 
 STEPS: dict[str, Callable[..., Any]] = {
     "fetch": fetch_dump,
@@ -83,7 +84,7 @@ def main() -> None:
     143 after SIGTERM.
     """
     end_on_sigterm()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    log_to(sys.stdout)
     for noisy in ("boto3", "botocore", "urllib3", "matplotlib", "PIL", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    sys.exit(run_app(app, StepError))
+    sys.exit(run_app(app, StepError, TrainerError))

@@ -4,6 +4,7 @@ import gc
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from steps.dataset.findings import Findings
 from steps.dataset.layout import PREPARED, REPORT
 from steps.dataset.model import CROWDS, FRAME_ORDERS, Dataset
 from steps.dump.target import LOCK, dump_name
-from steps.formats import TAGS, check_tag, detect
+from steps.formats import TAGS, check_tag, read_dump
 from steps.formats.coco import is_ours
 from steps.options import DatasetDir, Seed, choice
 from steps.preparation.clean import Clean, clean
@@ -31,6 +32,9 @@ from steps.preparation.video import likely_video
 from trainer.data.fingerprint import dataset_digest
 
 log = logging.getLogger(__name__)
+
+MOST_SHOWN = 1_000
+"""Classes that have a line in the log."""
 
 
 def prepare_data(
@@ -124,8 +128,7 @@ def _prepare(
     _remove_earlier(dataset_dir)
     refuse_ways_out(dataset_dir)
     there = image_files(dataset_dir)
-    reader = detect(dataset_dir, dump_format)
-    reader.read(dataset_dir, dataset)
+    reader = read_dump(dataset, dump_format)
     if not dataset.names:
         raise StepError(f"{dataset} lists no images: dump a task that has some")
     _check_exclude(dataset)
@@ -235,7 +238,10 @@ def _log(report: dict[str, Any], findings: Findings) -> None:
         "%d images and %d boxes to train on, %d and %d to validate on; %d images have no boxes",
         images["train"], boxes["train"], images["val"], boxes["val"], images["without_boxes"],
     )  # fmt: skip
-    for name, counts in report["classes"].items():
+    classes = report["classes"]
+    if len(classes) > MOST_SHOWN:
+        log.info("  the first %d of %d classes, the others are in %s:", MOST_SHOWN, len(classes), REPORT)
+    for name, counts in islice(classes.items(), MOST_SHOWN):
         shown = printable(name)
         log.info("  class %s: %d boxes to train on, %d to validate on", shown, counts["train"], counts["val"])
         if not counts["train"]:

@@ -14,9 +14,11 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from trainer.errors import TrainerError
 
@@ -115,11 +117,95 @@ def read(path: str | Path, remedy: str = "delete it or name another one") -> dic
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # A file that somebody made or a disk damaged can bring a reader to anything.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TrainerError(f"checkpoint {path} cannot be read ({reason}); {remedy}") from None
+        raise TrainerError(f"checkpoint {path} cannot be read ({_first_line(error)}); {remedy}") from None
     if not isinstance(content, dict):
         raise TrainerError(f"checkpoint {path} holds a {type(content).__name__}, not a dict of weights")
+    # Others' files, which say nothing of a model, are looked at by whoever takes weights from them.
+    if content.keys() & _OURS:
+        with using(path, remedy):
+            _check(content)
     return content
+
+
+@contextlib.contextmanager
+def using(path: str | Path, remedy: str = "delete it or name another one") -> Iterator[None]:
+    """What goes wrong while a model or a run is made of a checkpoint's content is the file's fault.
+
+    Raises:
+        TrainerError: anything did.
+    """
+    try:
+        yield
+    except TrainerError:
+        raise
+    except Exception as error:
+        raise TrainerError(f"checkpoint {path} does not fit together ({_first_line(error)}); {remedy}") from None
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | TypeError) else str(error)
+    return next((line.strip() for line in reason.splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+Side = Annotated[int, Field(ge=1, le=100_000)]
+Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+class _Content(TypedDict, total=False):
+    """What our checkpoints hold; each may lack some, as those of earlier versions do."""
+
+    __pydantic_config__ = ConfigDict(strict=True, arbitrary_types_allowed=True)  # type: ignore[misc]
+
+    model: dict[str, torch.Tensor]
+    family: str
+    model_name: str
+    spec: dict[str, Any]
+    class_names: list[str]
+    category_ids: list[Id]
+    image_size: Side
+    max_size: Side
+    metrics: dict[str, float]
+    operating_points: dict[str, Any]
+    epoch: Annotated[int, Field(ge=0, lt=2**31)]
+    config: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    rng: list[dict[str, torch.Tensor]]
+    position: dict[str, Any]
+    averages: dict[str, Any]
+
+
+_OURS = {"spec", "model_config", "class_names", "position"}
+_CONTENT = TypeAdapter(_Content)
+_LARGEST_SETTING = 10_000
+"""Of a model's spec, beside what its weights have: no count in one is larger."""
+
+
+def _check(content: dict[str, Any]) -> None:
+    """Raises ValueError where a field has another type, or its spec asks for more than its weights can fill."""
+    _CONTENT.validate_python(content)
+    if len(content.get("class_names", ())) != len(content.get("category_ids", ())):
+        raise ValueError("class_names and category_ids have different lengths")
+    weights = content.get("model", {})
+    described = model_in(content)
+    if described is None:
+        return
+    largest = max((side for weight in weights.values() for side in weight.shape), default=0)
+    pending: list[tuple[str, Any]] = [("spec", described[1])]
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, dict):
+            pending += [(str(key), each) for key, each in value.items()]
+        elif isinstance(value, list | tuple):
+            pending += [(name, each) for each in value]
+        elif isinstance(value, int | float):
+            # A layer has a weight at least.
+            most = len(weights) if name.endswith("layers") else max(largest, _LARGEST_SETTING)
+            if not abs(value) <= most:
+                raise ValueError(f"{name} is {value}, and the weights are of {most} at most")
 
 
 def _check_sums(path: Path) -> None:
@@ -131,6 +217,9 @@ def _check_sums(path: Path) -> None:
     # What the authors published is older than the zip files: of it torch sees for itself what it can.
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            # torch packs nothing: packed zeros would take a thousand times the file's size.
+            if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
+                raise zipfile.BadZipFile("its records are packed, which torch never writes")
             damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"it is damaged: the sum of {damaged} differs")

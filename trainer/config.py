@@ -328,7 +328,8 @@ def _model_of_checkpoint(given: Mapping[str, Any]) -> ModelChoice | None:
     if last and before.get("model_reason"):
         return ModelChoice(before["model"], before["model_reason"])
     wrote = file or checkpoint.last_path(Path(given["output_dir"]))
-    return ModelChoice(described[1]["model"], f"the run that wrote {wrote} trained it")
+    with checkpoint.using(wrote):
+        return ModelChoice(described[1]["model"], f"the run that wrote {wrote} trained it")
 
 
 def _surroundings(given: Mapping[str, Any]) -> Surroundings:

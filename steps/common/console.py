@@ -2,19 +2,23 @@
 
 import contextlib
 import errno
+import logging
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from steps.common.errors import EXIT_USER_ERROR
+from steps.common.messages import presentable
 
 DISTRIBUTION = "cvat-detr"
 DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS}
 """A disk that is full or that we may not use: not a defect, and another try does not help."""
+IN_THE_WAY = {errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.ENOTEMPTY}
+"""A folder where a file goes, or the other way round: likewise."""
 
 
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -83,9 +87,12 @@ def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
     except typer.TyperException as error:
         return fail(usage_error(error))
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in DISK_ERRORS | IN_THE_WAY:
             raise
-        return fail(f"{error.filename or 'a file'} cannot be opened or written: {error.strerror}")
+        remedy = ": move away what is there" if error.errno in IN_THE_WAY else ""
+        # A file is renamed into its place, which is the second name.
+        name = error.filename2 or error.filename or "a file"
+        return fail(f"{name} cannot be opened or written ({error.strerror}){remedy}")
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return 130
@@ -93,9 +100,27 @@ def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
     return status if type(status) is int else 0
 
 
+class OneDoor(logging.Formatter):
+    """What is logged, as `presentable` has it; a line of the log is one of ours, whatever names are in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                " ".join(each.splitlines()) if isinstance(each, str) and "\n" in each else each for each in record.args
+            )
+        return presentable(super().format(record))
+
+
+def log_to(stream: TextIO) -> None:
+    """Send what the program logs to a stream, through the one door."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(OneDoor("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
 def fail(message: str, status: int = EXIT_USER_ERROR) -> int:
     """Print a user error; give the exit status for it."""
-    print(f"error: {message}", file=sys.stderr)
+    print(presentable(f"error: {message}"), file=sys.stderr)
     _tell_cluster(message)
     return status
 

@@ -4,15 +4,13 @@ nuclio calls `init_context` once for each worker, and `handler` for each image, 
 """
 
 import base64
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 import trainer
 from steps.cvat.boxes import plain_boxes
+from trainer.data.image_file import ImageError, open_image
 
 CHECKPOINT = "model.pth"
 """The checkpoint's file beside this one."""
@@ -38,9 +36,9 @@ def handler(context: Any, event: Any) -> Any:
     """
     body = event.body if isinstance(event.body, dict) else json.loads(event.body)
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(body["image"])))
-        image.load()
-    except (KeyError, TypeError, ValueError, OSError) as error:
+        with open_image(base64.b64decode(body["image"])) as image:
+            image.load()
+    except (KeyError, TypeError, ValueError, ImageError) as error:
         said = f"'image' is not an image in base64: {error}"
         return context.Response(body=said, headers={}, content_type="text/plain", status_code=400)
     detector = context.user_data.detector

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from io import BytesIO
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import PIL.Image
 from cvat_sdk.auto_annotation import annotate_task
 from cvat_sdk.core.progress import ProgressReporter
 from cvat_sdk.datasets.task_dataset import TaskDataset
@@ -20,6 +18,7 @@ from steps.common.messages import some
 from steps.common.progress import progress
 from steps.cvat.export import Part
 from steps.cvat.server import Server, in_words
+from trainer.data.image_file import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -117,7 +116,9 @@ def _annotate_video(server: Server, part: Part, function: DetectorFunction, want
             images = []
             for number in batch:
                 query = {"type": "frame", "number": number, "quality": "original"}
-                images.append(PIL.Image.open(BytesIO(server.open(f"{place}/data", query, whole=True).data)))
+                with open_image(server.open(f"{place}/data", query, whole=True).data) as image:
+                    image.load()
+                images.append(image)
             function.look_ahead(images)
             for number, image in zip(batch, images, strict=True):
                 shapes += [

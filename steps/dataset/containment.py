@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path, PurePath
 
+from steps.common.budgets import DEEPEST
 from steps.common.errors import StepError
 from steps.common.messages import printable
 from steps.dataset.layout import LOST_AND_FOUND
@@ -54,6 +55,9 @@ def refuse_ways_out(folder: Path) -> None:
             raise StepError(
                 f"{folder}: the folder '{printable(name)}' cannot be read: change its permissions"
             ) from None
+        if name.count(os.sep) >= DEEPEST:
+            entries.close()
+            raise StepError(f"{folder}: the folder '{printable(name)}' lies too deep: move it up, or remove it")
         with entries:
             for entry in entries:
                 if not entry.is_symlink():

@@ -7,17 +7,16 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
 
+from steps.common.budgets import DEEPEST, LONGEST_PATH
 from steps.dataset.containment import path_parts
 from steps.dataset.layout import FOREIGN_FOLDERS
 
 IMAGE_SUFFIXES = {
-    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff",
-    ".webp",
+    ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
 }  # fmt: skip
-"""What Pillow reads, of what CVAT takes."""
+"""Of the formats that are read, `trainer.data.image_file.FORMATS`."""
 _FOREIGN = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 
 
@@ -63,40 +62,40 @@ class Stems:
     """Files by their names without suffix, for formats whose annotations name images that way."""
 
     def __init__(self, root: Path, paths: Iterable[Path]) -> None:
-        self._by_stem: dict[str, list[tuple[tuple[str, ...], Path]]] = defaultdict(list)
+        # Two of each are as many as any: the name can be several files.
+        self._by_path: dict[tuple[tuple[str, ...], str], list[Path]] = defaultdict(list)
+        self._by_tail: dict[tuple[tuple[str, ...], str], list[Path]] = defaultdict(list)
         for path in paths:
             parts = normalized_parts(path.relative_to(root).with_suffix(""))
-            self._by_stem[parts[-1]].append((parts, path))
+            for suffix in ("", path.suffix.lower()):
+                self._by_path[parts, suffix].append(path)
+                for start in range(len(parts)):
+                    if len(found := self._by_tail[parts[start:], suffix]) < 2:
+                        found.append(path)
 
     def exact(self, name: str) -> Path | None:
         """The one file whose path from the root is `name`, given with or without its suffix."""
-        found = [path for parts, path in self._candidates(name) if parts == normalized_parts(split_suffix(name)[0])]
+        stem, suffix = split_suffix(name)
+        found = self._by_path.get((normalized_parts(stem), suffix.lower()), [])
         return found[0] if len(found) == 1 else None
 
     def find(self, name: str) -> Path | None:
         """As `exact`, or else the one file that shares most of the last parts of the name's path."""
         if (found := self.exact(name)) is not None:
             return found
-        wanted = normalized_parts(split_suffix(name)[0])
-        shared = [(_shared(parts, wanted), path) for parts, path in self._candidates(name)]
-        most = max((count for count, _ in shared), default=0)
-        best = [path for count, path in shared if count == most]
-        return best[0] if len(best) == 1 else None
-
-    def _candidates(self, name: str) -> list[tuple[tuple[str, ...], Path]]:
         stem, suffix = split_suffix(name)
-        parts = normalized_parts(stem)
-        found = self._by_stem.get(parts[-1], []) if parts else []
-        return [(parts, path) for parts, path in found if suffix.lower() in ("", path.suffix.lower())]
-
-
-def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
-    """How many parts two paths share at their ends."""
-    pairs = zip(reversed(one), reversed(other), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        wanted = normalized_parts(stem)[-DEEPEST:]
+        for start in range(len(wanted)):
+            if best := self._by_tail.get((wanted[start:], suffix.lower())):
+                return best[0] if len(best) == 1 else None
+        return None
 
 
 def normalized_parts(path: str | PurePath) -> tuple[str, ...]:
     """Give a path's parts in the one Unicode form: archives and file systems change it."""
-    text = path.as_posix() if isinstance(path, PurePath) else path
-    return path_parts(unicodedata.normalize("NFC", text))
+    return path_parts(normalized(path.as_posix() if isinstance(path, PurePath) else path))
+
+
+def normalized(name: str) -> str:
+    """Give a name in the one Unicode form; one that no file can have stays: its marks may take forever to sort."""
+    return name if name.isascii() or len(name) > LONGEST_PATH else unicodedata.normalize("NFC", name)

@@ -9,8 +9,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from steps.common.budgets import LARGEST_SIDE, LONGEST_CLASS
 from steps.common.errors import StepError
-from steps.common.messages import printable, some
+from steps.common.messages import cleaned, printable, some
+from steps.common.numbers import to_float
 from steps.dataset.containment import path_inside
 from steps.dataset.findings import Findings
 from steps.dataset.layout import EMBEDDED
@@ -100,6 +102,7 @@ class Dataset:
         self._excluded = [(name.strip(), value.strip()) for name, _, value in (rule.partition("=") for rule in exclude)]
         self._by_name: dict[str, int] = {}
         self._ids: set[int] = set()
+        self._next_id = 1
         self._chunks: list[Boxes] = []
         self._embedded_files: set[str] = set()
         self._rows: list[tuple[int, int, bool, bool]] = []
@@ -114,15 +117,22 @@ class Dataset:
 
     def category(self, name: str, *, id: int | None = None, supercategory: str = "") -> int:
         """Give the index of a class; a name that is not known yet is added, with `id` where that is free."""
-        # Half of a surrogate pair, which JSON can write and no file can hold.
-        name = name.encode(errors="replace").decode()
         if (known := self._by_name.get(name)) is not None:
             return known
+        if len(name) > LONGEST_CLASS:
+            raise StepError(
+                f"{self}: a class has a name of {len(name):,} characters, '{printable(name)}': rename it in CVAT"
+            )
+        if (plain := cleaned(name)) != name:
+            self.findings.note("repaired", "class name with control characters", name)
+            self._by_name[name] = index = self.category(plain, id=id, supercategory=supercategory)
+            return index
         if id is None or id in self._ids:
-            id = max(self._ids, default=0) + 1
+            id = self._next_id
+        self._next_id = max(self._next_id, id + 1)
         self._ids.add(id)
         self._by_name[name] = index = len(self.categories)
-        self.categories.append(Category(id, name, supercategory))
+        self.categories.append(Category(id, name, cleaned(supercategory[:LONGEST_CLASS])))
         return index
 
     def image(self, name: str, *, subset: str = "", width: Any = None, height: Any = None) -> int:
@@ -200,8 +210,8 @@ class Dataset:
         if attributes and self.excludes(attributes, lambda: self.names[image]):
             return
         try:
-            numbers = [float(x), float(y), float(width), float(height)]
-        except (TypeError, ValueError, OverflowError):
+            numbers = [to_float(x), to_float(y), to_float(width), to_float(height)]
+        except ValueError:
             self.findings.note("dropped", "box that is not four numbers", self.names[image])
             return
         if isinstance(x, str) or isinstance(y, str) or isinstance(width, str) or isinstance(height, str):
@@ -266,10 +276,10 @@ class Dataset:
 
 def _size(width: Any, height: Any) -> tuple[int, int] | None:
     try:
-        size = int(width), int(height)
-    except (TypeError, ValueError, OverflowError):
+        size = int(to_float(width)), int(to_float(height))
+    except (ValueError, OverflowError):  # Infinity has no whole number.
         return None
-    return size if min(size) > 0 else None
+    return size if min(size) > 0 and max(size) <= LARGEST_SIDE else None
 
 
 def _is_set(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import struct
 import unicodedata
 import zipfile
 from collections.abc import Sequence
@@ -10,21 +11,23 @@ from pathlib import Path, PurePosixPath
 
 from rich.filesize import decimal
 
+from steps.common.budgets import (
+    DEEPEST,
+    LONGEST_NAME,
+    LONGEST_PATH,
+    MANY_FILES,
+    MOST_MEMBERS,
+    MOST_TIMES,
+    SMALL_FILES,
+    WORTH_A_LOOK,
+)
 from steps.common.errors import StepError
 from steps.common.messages import printable
 
-MOST_MEMBERS = 2_000_000
-"""Members of an archive: ten times the largest dump that this is made for."""
-MOST_TIMES = 200
-"""How many times its size an archive may unpack to, from `WORTH_A_LOOK` on: images hardly pack at all."""
-WORTH_A_LOOK = 1024**3
-LONGEST_NAME = 255
-"""Bytes of a file's or folder's name, as file systems have it."""
-LONGEST_PATH = 2048
-DEEPEST = 64
-"""Folders below each other."""
-LOCAL_HEADER = 30
-"""Bytes before each member, its name aside (APPNOTE.TXT 4.3.7)."""
+LOCAL_HEADER, LOCAL_SIGNATURE = 30, b"PK\x03\x04"
+"""Bytes before each member, its name aside, and how they begin (APPNOTE.TXT 4.3.7)."""
+DESCRIPTOR = 24
+"""Bytes behind a member at most."""
 
 
 def safe_path(name: str, what: str) -> PurePosixPath:
@@ -78,7 +81,10 @@ def members(zipped: zipfile.ZipFile, archive: str, size: int) -> list[tuple[zipf
             raise StepError(f"{archive} is encrypted: export it without a password")
         if not member.is_dir():
             found.append((member, path))
+    if not found:
+        raise StepError(f"{archive} holds no files: export the dump again")
     _refuse_overlaps(archive, listed, zipped.start_dir)
+    _refuse_unlisted(archive, listed, zipped)
     _refuse_bomb(archive, [member for member, _ in found], size)
     return found
 
@@ -91,8 +97,29 @@ def _refuse_overlaps(archive: str, listed: Sequence[zipfile.ZipInfo], end: int) 
             raise StepError(f"'{printable(name)}' in {archive} overlaps another file: export the dump again")
 
 
+def _refuse_unlisted(archive: str, listed: Sequence[zipfile.ZipInfo], zipped: zipfile.ZipFile) -> None:
+    """Refuse an archive that holds more than its directory lists: the rest of the dump would be missing silently."""
+    file = zipped.fp
+    assert file is not None
+    end = 0
+    for start, size in [*sorted((each.header_offset, each.compress_size) for each in listed), (zipped.start_dir, -1)]:
+        file.seek(end)
+        # Behind a member's bytes there is at most its descriptor, if it has one (APPNOTE.TXT 4.3.9).
+        if LOCAL_SIGNATURE in file.read(min(start - end, DESCRIPTOR + len(LOCAL_SIGNATURE))):
+            raise StepError(f"{archive} holds more files than its directory lists: export the dump again")
+        if size < 0:
+            return
+        file.seek(start)
+        header = file.read(LOCAL_HEADER)
+        if len(header) < LOCAL_HEADER or not header.startswith(LOCAL_SIGNATURE):
+            raise zipfile.BadZipFile("a file is not where the directory has it")
+        end = start + LOCAL_HEADER + sum(struct.unpack("<HH", header[26:])) + size
+
+
 def _refuse_bomb(archive: str, files: Sequence[zipfile.ZipInfo], packed: int) -> None:
     unpacked = sum(member.file_size for member in files)
+    if len(files) > MANY_FILES and unpacked < SMALL_FILES * len(files):
+        raise StepError(f"{archive} holds {len(files)} files of {unpacked} bytes in all: no dump of images does")
     if unpacked > MOST_TIMES * packed and unpacked > WORTH_A_LOOK:
         raise StepError(f"{archive} unpacks from {decimal(packed)} to {decimal(unpacked)}: no dump of images does")
 

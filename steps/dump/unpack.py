@@ -1,9 +1,12 @@
 """Unpack a dump's archive into the dataset's folder."""
 
+import lzma
 import shutil
+import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from steps.common.errors import StepError
@@ -19,6 +22,11 @@ from steps.dump.target import (
     remove_archive,
     settle,
 )
+
+DAMAGE = (
+    ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError, lzma.LZMAError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Python's module raises on an archive that is damaged, or made to do damage, beside its own exception."""
 
 
 def unpacked(version: Version, dataset_dir: Path, folder: str = "") -> Fetched | None:
@@ -48,7 +56,7 @@ def unpack(
         StepError: the archive is broken or unsafe, or the disk is too small.
     """
     try:
-        with zipfile.ZipFile(archive) as zipped, Journal(dataset_dir) as journal:
+        with _readable(), zipfile.ZipFile(archive) as zipped, Journal(dataset_dir) as journal:
             found = members(zipped, shown, archive.stat().st_size)
             for _, path in found:
                 refuse_ours(path, f"'{printable(str(path))}' in {shown}")
@@ -72,13 +80,27 @@ def unpack(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 unfinished.replace(target)
                 journal.add(target, version)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except zipfile.BadZipFile as error:
         remove_archive(dataset_dir)
-        reason = str(error).replace(str(archive), shown)
+        reason = " ".join(str(error).replace(str(archive), shown).split())
         raise StepError(f"{shown} is not a readable zip archive ({reason}): export the dump again") from None
     # Only now: a run that is killed before continues without another download.
     remove_archive(dataset_dir)
     return Fetched(len(found), len(found) - len(missing), sum(member.file_size for member, _ in found))
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Make one exception of `DAMAGE`."""
+    try:
+        yield
+    except (StepError, zipfile.BadZipFile):
+        raise
+    # bzip2 and lzma call damage an OSError without a number; a disk's has one.
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise zipfile.BadZipFile(str(error) or type(error).__name__) from error
 
 
 def _crc(path: Path) -> int:

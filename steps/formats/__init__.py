@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Protocol
 
+from steps.common.console import DISK_ERRORS
 from steps.common.errors import StepError
 from steps.common.messages import printable
 from steps.dataset.model import Dataset
@@ -86,6 +87,32 @@ def check_tag(dump_format: str) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def read_dump(dataset: Dataset, dump_format: str = "") -> Reader:
+    """Read a dump into a dataset; give the reader that did.
+
+    Args:
+        dataset: empty, in the dump's folder.
+        dump_format: as for `detect`.
+
+    Raises:
+        StepError: as `detect`; a file cannot be read, and the line names it, whatever its reader raised.
+    """
+    try:
+        reader = detect(dataset.root, dump_format)
+        reader.read(dataset.root, dataset)
+    except (StepError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        # A full disk is nobody's fault here, and `steps.common.console` knows what to say of it.
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
+        log.debug("", exc_info=True)
+        file = dataset.root / dataset.source_names[-1] if dataset.source_names else dataset.root
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise StepError(f"{file} cannot be read ({printable(what)}): dump the task again") from error
+    return reader
 
 
 def detect(root: Path, dump_format: str = "") -> Reader:

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steps.common.budgets import LARGEST
 from steps.common.errors import StepError
 from steps.common.messages import printable
+from steps.common.numbers import to_int
 from steps.dataset.layout import MADE_BY, MOVED_ASIDE
 from steps.dataset.lookup import files_below
 from steps.dataset.model import Dataset
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 TAG = "cvat_coco"
 TITLE = "COCO 1.0"
 _INSTANCES, _KEYPOINTS = "instances_", "person_keypoints_"
+_IDS = "an id is a whole number of up to 15 digits"
 _INFO = {"contributor", "date_created", "description", "url", "version", "year"}
 OURS = re.compile(rb'"made_by":"' + MADE_BY.encode() + rb'"|"split_digest":"')
 """Either tells a file that the prepare step wrote: one damaged bit must not turn it into a dump."""
@@ -98,7 +101,7 @@ class _File:
         for index, entry in enumerate(entries):
             number, name = self._id(entry.get("id")), entry.get("name")
             if number is None or isinstance(name, bool) or not isinstance(name, str | int) or str(name) == "":
-                raise StepError(f"{self.path}: categories[{index}] needs an 'id' and a 'name'")
+                raise StepError(f"{self.path}: categories[{index}] needs an 'id' and a 'name': {_IDS}")
             if not isinstance(name, str):
                 self.findings.note("repaired", "category named by a number", str(name))
                 name = str(name)
@@ -121,10 +124,10 @@ class _File:
         add, names = self.dataset.image, self.dataset.names
         for index, entry in enumerate(entries):
             number, name = entry.get("id"), entry.get("file_name")
-            if type(number) is not int:
+            if type(number) is not int or abs(number) > LARGEST:
                 number = self._id(number)
             if number is None or not isinstance(name, str):
-                raise StepError(f"{self.path}: images[{index}] needs an 'id' and a 'file_name'")
+                raise StepError(f"{self.path}: images[{index}] needs an 'id' and a 'file_name': {_IDS}")
             if number in found:
                 if names[found[number]] != name:
                     raise StepError(
@@ -138,15 +141,14 @@ class _File:
 
     def _id(self, value: Any) -> int | None:
         """Give an id as the whole number that it is, or that a tool wrote as text."""
-        if type(value) is int:
-            return value
-        if isinstance(value, str) and value.lstrip("-").isdecimal() and len(value) < 20:
-            self.findings.note("repaired", "id written as text", self.name)
-            return int(value)
-        if isinstance(value, float) and value.is_integer():
-            self.findings.note("repaired", "id written as a fraction", self.name)
-            return int(value)
-        return None
+        try:
+            number = to_int(value)
+        except ValueError:
+            return None
+        if not isinstance(value, int):
+            how = "as text" if isinstance(value, str) else "as a fraction"
+            self.findings.note("repaired", f"id written {how}", self.name)
+        return number
 
     def _annotations(
         self, entries: list[dict[str, Any]], images: dict[int, int], categories: dict[int, int], *, by_cvat: bool
@@ -257,7 +259,7 @@ def _are_plain(bboxes: Sequence[Any]) -> NDArray[np.bool_]:
 
 def _is_number(value: Any) -> bool:
     # Whole numbers of JSON have no end, and those beyond a float's are looked at one by one.
-    return type(value) is float or (type(value) is int and abs(value) < 2**53)
+    return type(value) is float or (type(value) is int and abs(value) <= LARGEST)
 
 
 def _is_crowd(value: Any) -> bool:

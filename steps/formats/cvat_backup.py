@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from steps.common.budgets import MOST_INTERPOLATED, Budget
 from steps.common.errors import StepError
 from steps.dataset.lookup import files_below, join
 from steps.dataset.model import Dataset
@@ -60,6 +61,7 @@ def _read_task(path: Path, dataset: Dataset) -> None:
     entries = _need(text.read_document(source), list, str(source), "expected a JSON array at the top level")
     jobs = task.get("jobs")
     seen: set[int] = set()
+    budget = Budget(MOST_INTERPOLATED, f"{source} makes too many boxes of its tracks' keyframes: {_OTHERWISE}")
     for index, entry in enumerate(entries):
         where = f"{source}: [{index}]"
         _need(entry, dict, where, "it is not an object")
@@ -73,9 +75,10 @@ def _read_task(path: Path, dataset: Dataset) -> None:
                 f"{path}: jobs[{index}] has the frames {first} to {last} of {len(images)} images: {_OTHERWISE}"
             )
         # Frames that two jobs share are the first one's.
+        budget.spend(max(last + 1 - first, 0))
         frames = set(range(first, last + 1)) - seen
         seen |= frames
-        for shape, place in _shapes(entry, where, last + 1):
+        for shape, place in _shapes(entry, where, last + 1, budget):
             frame = shape["frame"]
             if frame >= len(images):
                 raise StepError(f"{place} is on frame {frame}, but there are {len(images)} images: {_OTHERWISE}")
@@ -114,7 +117,7 @@ def _images(path: Path, subset: str, deleted: set[int], dataset: Dataset) -> lis
     return images
 
 
-def _shapes(entry: Mapping[str, Any], where: str, end: int) -> Iterator[tuple[dict[str, Any], str]]:
+def _shapes(entry: Mapping[str, Any], where: str, end: int, budget: Budget) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield shapes, and each track's frame by frame, until a job's end; and where each is."""
     for index, shape in enumerate(_need(entry.get("shapes", []), list, where, "'shapes' is not a list")):
         place = f"{where}.shapes[{index}]"
@@ -127,6 +130,7 @@ def _shapes(entry: Mapping[str, Any], where: str, end: int) -> Iterator[tuple[di
             for shape in _need(track.get("shapes"), list, place, "'shapes' is not a list")
         ]
         for shape in _interpolated(sorted(keyframes, key=lambda shape: shape["frame"]), end):
+            budget.spend(4 + len(shape["points"]))
             yield shape, place
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from steps.common.budgets import MOST_INTERPOLATED, Budget
 from steps.common.errors import StepError
 from steps.common.messages import printable
 from steps.dataset.lookup import Stems, files_below, is_image, join, split_suffix
@@ -26,9 +28,10 @@ from steps.formats.xml import Node
 TAG = "cvat"
 TITLE = "CVAT 1.1"
 
-_FRAME = re.compile(r"(?:^|_)frame_(\d+)$")
-_STEP = re.compile(r"step\s*=\s*(\d{1,9})")
+_FRAME = re.compile(r"(?:^|_)frame_(\d+)$", re.ASCII)
+_STEP = re.compile(r"step\s*=\s*(\d{1,9})", re.ASCII)
 _NO_BOXES = {"polyline", "points", "cuboid", "tag", "skeleton"}
+_OTHERWISE = "dump the task as 'CVAT for images 1.1'"
 
 
 def recognise(root: Path) -> list[Path]:
@@ -167,20 +170,23 @@ def _read_track(track: Node, frames: _Frames, dataset: Dataset) -> None:
     seen.sort(key=lambda one: one.frame)
     # CVAT dumps images as tracks too: an object of theirs is in one frame only, and outside in the next.
     dataset.video |= sum(not one.outside for one in seen) > 1
-    for one in (*seen, *_between(seen, frames.present, dataset)):
+    for one in (*seen, *_between(seen, frames, dataset)):
         if not one.outside:
             add_object(dataset, frames.image(one.frame, subset), category, one.box, one.attributes, crowd=False)
 
 
-def _between(seen: Sequence[_Seen], present: Sequence[int], dataset: Dataset) -> Iterator[_Seen]:
+def _between(seen: Sequence[_Seen], frames: _Frames, dataset: Dataset) -> Iterator[_Seen]:
     """Interpolate where a file has a track's keyframes only, for frames that the dump has images of.
 
     CVAT itself writes every frame, and leaves out those whose images it leaves out.
     """
+    present = frames.present
     for before, after in pairwise(seen):
         if after.frame - before.frame < 2 or before.outside or before.box is None or after.box is None:
             continue
-        for frame in present[bisect_right(present, before.frame) : bisect_left(present, after.frame)]:
+        between = present[bisect_right(present, before.frame) : bisect_left(present, after.frame)]
+        frames.budget.spend(4 * len(between))
+        for frame in between:
             share = (frame - before.frame) / (after.frame - before.frame)
             x, y, width, height = (
                 start + share * (end - start) for start, end in zip(before.box, after.box, strict=True)
@@ -197,6 +203,7 @@ class _Frames:
     """
 
     def __init__(self, path: Path, tasks: Sequence[_Task], is_project: bool, dataset: Dataset) -> None:
+        self.budget = Budget(MOST_INTERPOLATED, f"{path} leaves too many frames between its keyframes: {_OTHERWISE}")
         self._path = path
         self._dataset = dataset
         self._is_project = is_project
@@ -206,10 +213,16 @@ class _Frames:
         folder = folder if folder.is_dir() and not folder.is_symlink() else path.parent
         images = {file.relative_to(folder).as_posix(): file for file in files_below(folder, is_image)}
         subsets = sorted({name.partition("/")[0] for name in images if "/" in name}) if is_project else [""]
+        of_folder: dict[str, dict[str, Path]] = defaultdict(dict)
+        for name, file in images.items():
+            first, _, rest = name.partition("/") if is_project else ("", "", name)
+            of_folder[first][rest] = file
+        tasks_of: dict[str, list[_Task]] = defaultdict(list)
+        for task in tasks:
+            tasks_of[task.subset if is_project else ""].append(task)
         for subset in subsets:
-            start = f"{subset}/" if is_project else ""
-            own = {name.removeprefix(start): file for name, file in images.items() if name.startswith(start)}
-            of_subset = [task for task in tasks if not is_project or task.subset == subset]
+            own = of_folder[subset]
+            of_subset = tasks_of[subset]
             if is_project and not of_subset and len(tasks) == len(subsets) == 1:
                 of_subset = list(tasks)
             self._add(subset, own, of_subset)

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from steps.common.errors import StepError
+from steps.common.numbers import to_float
 from steps.dataset.lookup import Stems, files_below, is_image, split_suffix
 from steps.dataset.model import Dataset
 from steps.formats import text
-from steps.formats.mask_image import read_mask
+from steps.formats.mask_image import read_mask, regions
 from steps.formats.objects import add_object, skip
-from steps.formats.shapes import around_pixels
 
 TAG = "cvat_kitti"
 TITLE = "KITTI 1.0"
@@ -101,7 +101,7 @@ def _read_labels(path: Path, image: int, dataset: Dataset) -> None:
 
 def _is_number(field: str) -> bool:
     try:
-        float(field)
+        to_float(field)
     except ValueError:
         return False
     return True
@@ -112,7 +112,7 @@ def _read_mask(path: Path, image: int, categories: Sequence[int | None], dataset
     pixels = read_mask(path)
     if pixels.ndim != 2 or pixels.dtype.kind not in "iu":
         raise StepError(f"{path} is not a mask of one channel of whole numbers: dump the task again")
-    for value in np.unique(pixels).tolist():
+    for value, _, box in regions(path, iter([pixels.astype(np.int64)])):
         kind, number = value >> 8, value & 255
         category = categories[kind] if 0 < kind < len(categories) else None
         if category is None:
@@ -121,4 +121,4 @@ def _read_mask(path: Path, image: int, categories: Sequence[int | None], dataset
             dataset.lost_objects += 1
             dataset.findings.note("lost", "objects of a class in one mask, not told apart", dataset.names[image])
             continue
-        add_object(dataset, image, category, around_pixels(pixels == value), {})
+        add_object(dataset, image, category, box, {})

@@ -6,7 +6,10 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from steps.common.budgets import LARGEST
+from steps.common.numbers import to_float
 
 Box = tuple[float, float, float, float]
 LAST_PIXEL = 0.5
@@ -29,8 +32,8 @@ def around_points(points: Iterable[tuple[float, float]]) -> Box | None:
 def around_polygons(polygons: Iterable[Sequence[Any]]) -> Box | None:
     """Give the box around polygons, each a flat list x1, y1, x2, y2, ... of numbers or of text that holds them."""
     try:
-        flat = [[float(value) for value in polygon] for polygon in polygons]
-    except (TypeError, ValueError, OverflowError):
+        flat = [[to_float(value) for value in polygon] for polygon in polygons]
+    except (TypeError, ValueError):
         return None
     return around_points(pair for polygon in flat for pair in zip(polygon[::2], polygon[1::2], strict=False))
 
@@ -79,6 +82,8 @@ def around_rle(mask: Mapping[str, Any], *, painted: bool = False) -> Box | None:
         return None
     if not all(type(value) is int for value in (*size, *counts)) or min(*size, *counts, 0) < 0 or not size[0]:
         return None
+    if max(*size, *counts, 0) > LARGEST:
+        return None
     height, width = size
     edges = list(accumulate(counts))
     if not edges or edges[-1] > height * width:
@@ -98,10 +103,11 @@ def around_rle(mask: Mapping[str, Any], *, painted: bool = False) -> Box | None:
     box = left, top, right - left + 1, bottom - top + 1
     if not painted:
         return box
-    columns = np.zeros((right - left + 1) * height, bool)
-    for first, last in runs:
-        columns[first - left * height : last + 1 - left * height] = True
-    return _painted(box, columns.reshape(-1, height)[:, top : bottom + 1].T)
+    # A run that goes on in the next column leaves no row to cut off.
+    kept = bottom - top + 1
+    starts = [(first // height - left) * kept + first % height - top for first, _ in runs]
+    stops = [(last // height - left) * kept + last % height - top + 1 for _, last in runs]
+    return _painted(box, starts, stops)
 
 
 def around_pixels(mask: NDArray[np.bool_]) -> Box | None:
@@ -116,14 +122,44 @@ def around_pixels(mask: NDArray[np.bool_]) -> Box | None:
     if not len(rows):
         return None
     left, top, right, bottom = (int(edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-    return _painted((left, top, right - left, bottom - top), mask[top:bottom, left:right])
+    edges = np.diff(mask[top:bottom, left:right].ravel().astype(np.int8), prepend=0, append=0)
+    box = left, top, right - left, bottom - top
+    return _painted(box, np.flatnonzero(edges == 1), np.flatnonzero(edges == -1))
 
 
-def _painted(box: Box, pixels: NDArray[np.bool_]) -> Box:
-    """Give the box around what was painted, from that around its pixels `[height, width]`."""
-    height, width = pixels.shape
-    changed = np.count_nonzero(pixels != pixels[::-1, ::-1])
-    if width % 2 and height % 2 and not pixels.all() and changed <= (width + height) / UNEVEN:
+def around_runs(rows: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Box:
+    """Give the box around the pixels of a painted object, as `around_pixels` does, from its runs along rows.
+
+    Args:
+        rows: the row of each run `[n]`, ascending; there is one at least.
+        starts: its first column `[n]`.
+        stops: the column behind its last `[n]`.
+    """
+    left, top = int(starts.min()), int(rows[0])
+    width, height = int(stops.max()) - left, int(rows[-1]) + 1 - top
+    begin = (rows - top) * width - left
+    return _painted((left, top, width, height), begin + starts, begin + stops)
+
+
+def _painted(box: tuple[int, int, int, int], starts: ArrayLike, stops: ArrayLike) -> Box:
+    """Give the box around what was painted, from that around its pixels.
+
+    Args:
+        box: around the pixels.
+        starts: where in the box's pixels, line after line, each run of painted ones starts `[n]`, ascending.
+        stops: where it stops `[n]`.
+    """
+    width, height = box[2:]
+    if not width % 2 or not height % 2 or width * height > LARGEST:
+        return box
+    starts, stops = np.asarray(starts, np.float64), np.asarray(stops, np.float64)
+    # Pixels painted up to each place; a half turn of the box is its pixels in reverse.
+    before = np.append(0.0, np.cumsum(stops - starts))
+    places, painted = np.stack([starts, stops], 1).ravel(), np.stack([before[:-1], before[1:]], 1).ravel()
+    total = float(width * height)
+    unmoved = (np.interp(total - starts, places, painted) - np.interp(total - stops, places, painted)).sum()
+    changed = 2 * (before[-1] - unmoved)
+    if before[-1] < total and changed <= (width + height) / UNEVEN:
         return *box[:2], width - LAST_PIXEL, height - LAST_PIXEL
     return box
 

@@ -12,8 +12,10 @@ from typing import Any
 import orjson
 
 from steps.common.errors import StepError
+from steps.common.messages import printable
+from steps.common.numbers import to_float, to_int
 
-_NUMBER = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.\d*)")
+_NUMBER = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.\d*)", re.ASCII)
 
 
 def read_text(path: Path) -> str:
@@ -78,7 +80,10 @@ def read_document(path: Path, note: Callable[[str], object] = lambda flaw: None)
 
 def shown(value: object) -> str:
     """A value in a message: one line, and not too long."""
-    text = repr(value)
+    try:
+        text = printable(repr(value))
+    except (ValueError, RecursionError):  # A number of thousands of digits.
+        text = f"a {type(value).__name__} without end"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -89,16 +94,16 @@ def number(text: object, where: str, what: str) -> float:
         StepError: it is none; `where` names the file and the place in it, `what` the field.
     """
     try:
-        return float(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        return to_float(text)
+    except ValueError:
         raise StepError(f"{where}: {what} is {shown(text)}, expected a number: dump the task again") from None
 
 
 def numbers(texts: Sequence[object], where: str, what: str) -> list[float]:
     """Read several numbers of one field, as `number` does."""
     try:
-        return [float(text) for text in texts]  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        return [to_float(text) for text in texts]
+    except ValueError:
         return [number(text, where, what) for text in texts]
 
 
@@ -108,10 +113,12 @@ def whole(text: object, where: str, what: str) -> int:
     Raises:
         StepError: it is none.
     """
-    value = number(text, where, what)
-    if not value.is_integer():
-        raise StepError(f"{where}: {what} is {shown(text)}, expected a whole number: dump the task again")
-    return int(value)
+    try:
+        return to_int(text)
+    except ValueError:
+        raise StepError(
+            f"{where}: {what} is {shown(text)}, expected a whole number of up to 15 digits: dump the task again"
+        ) from None
 
 
 def value(text: str) -> bool | int | float | str:

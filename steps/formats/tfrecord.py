@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 
+from steps.common.budgets import LARGEST_MAP
 from steps.common.errors import StepError
 from steps.dataset.lookup import files_below, is_image
 from steps.dataset.model import Dataset
@@ -26,12 +26,13 @@ TAG = "cvat_tfrecord"
 TITLE = "TFRecord 1.0"
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
-_ITEM = re.compile(r"\bitem\s*:?\s*\{")
-_ID = re.compile(r"\bid\s*:\s*(\d+)")
-# A quote ends the name where a line, an item or another field follows: datumaro does not escape those inside.
-_NAME = re.compile(r"\bname\s*:\s*(?P<quote>['\"])(?P<name>[^\n]*?)(?P=quote)(?=\s*(?:[,;}\n]|\w+\s*:|$))")
-_LARGEST_MAP = 1 << 20
-"""Bytes; ten thousand classes take half of it."""
+_TOKEN = re.compile(
+    r"\s+|\#[^\n]*|(?P<word>[\w.+-]+)"
+    # A quote ends text where a line, an item or another field follows: datumaro does not escape those inside.
+    r"|(?P<quote>['\"])(?P<text>[^\n]*?)(?P=quote)(?=\s*(?:[,;}#\n]|\w+\s*:|$))"
+    r"|(?P<sign>.)",
+    re.ASCII,
+)
 _BOX = ("xmin", "xmax", "ymin", "ymax")
 _SUFFIXES = {b"jpeg": ".jpg", b"jpg": ".jpg", b"png": ".png"}
 
@@ -69,19 +70,29 @@ def label_map(path: Path) -> dict[int, str]:
     Raises:
         StepError: an item lacks its `id` or `name`.
     """
-    if path.stat().st_size > _LARGEST_MAP:
+    if path.stat().st_size > LARGEST_MAP:
         raise StepError(f"{path} is larger than any label map: dump the task again")
     content = text.read_text(path)
+    items: list[tuple[int, dict[str, str]]] = []
+    before: list[str] = []
+    for token in _TOKEN.finditer(content):
+        if token["quote"] is None and token["sign"] in ("'", '"'):
+            line = content.count("\n", 0, token.start()) + 1
+            raise StepError(f"{path}, line {line}: a quotation mark without its other half: dump the task again")
+        written = token["text"] if token["quote"] else token["word"] or token["sign"]
+        if written is None:
+            continue
+        if written == "{" and [word for word in before if word != ":"][-1:] == ["item"]:
+            items.append((token.start(), {}))
+        elif items and before == [field := "name" if token["quote"] else "id", ":"]:
+            items[-1][1].setdefault(field, written)
+        before = [*before[-1:], written]
     names: dict[int, str] = {}
-    starts = [found.start() for found in _ITEM.finditer(content)]
-    for start, end in pairwise([*starts, len(content)]):
-        item = content[start:end]
-        name = _NAME.search(item)
-        number = _ID.search(item.replace(name[0], "", 1) if name else item)
-        if not number or not name:
+    for start, item in items:
+        if item.keys() != {"id", "name"}:
             line = content.count("\n", 0, start) + 1
             raise StepError(f"{path}, line {line}: an item needs an 'id' and a 'name': dump the task again")
-        names[int(number[1])] = _unescaped(name["name"])
+        names[text.whole(item["id"], str(path), "an 'id'")] = _unescaped(item["name"])
     if not names:
         raise StepError(f"{path} holds no 'item {{ id: 1 name: ... }}': dump the task again")
     return names
@@ -133,7 +144,7 @@ def _checksum(content: bytes) -> int:
 def _read_example(record: bytes, where: str, names: Mapping[int, str], subset: str, dataset: Dataset) -> None:
     try:
         features = example(record)
-    except (ValueError, IndexError, struct.error, UnicodeDecodeError):
+    except (ValueError, LookupError, struct.error):
         raise StepError(f"{where} is not a tf.train.Example: dump the task again as '{TITLE}'") from None
     image = _image(features, where, subset, dataset)
     edges = {edge: features.get(f"image/object/bbox/{edge}", []) for edge in _BOX}

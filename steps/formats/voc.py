@@ -6,13 +6,12 @@ Source: host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from steps.common.errors import StepError
-from steps.dataset.lookup import Stems, files_below, is_image, join
+from steps.dataset.lookup import Stems, files_below, is_image, join, normalized
 from steps.dataset.model import Dataset
 from steps.dataset.overlap import iou
 from steps.formats import text, voc_masks, xml
@@ -62,7 +61,7 @@ def read(root: Path, dataset: Dataset, lists: str = "Main") -> None:
     for path in _annotations(root):
         dataset.begin(path)
         base, name = _place(path, root)
-        key = base, unicodedata.normalize("NFC", name)
+        key = base, normalized(name)
         seen.add(key)
         image, boxes = _read_image(path, base, name, subsets.get(key, ""), jpegs, dataset)
         masks.add(base, name, image, boxes, dataset)
@@ -136,14 +135,15 @@ def _subsets(root: Path, kind: str) -> dict[tuple[Path, str], str]:
     """The subset of each image, from the lists of `ImageSets/<kind>`."""
     found: dict[tuple[Path, str], str] = {}
     lists = _lists(root, kind)
+    stems = {path.stem for path in lists}
     for path in sorted(lists, key=lambda path: path.stem == "trainval"):
         # "<class>_<subset>.txt" tells which images show a class; what is in "trainval" is in "train" or "val" already.
-        if any(path.stem.endswith(f"_{other.stem}") for other in lists):
+        if any(path.stem[place + 1 :] in stems for place, sign in enumerate(path.stem) if sign == "_"):
             continue
         base = path.relative_to(root).parent.parent.parent
         for _, line in text.lines(path):
             if not line.startswith("#"):
-                name = unicodedata.normalize("NFC", line.strip('"').replace("\\", "/"))
+                name = normalized(line.strip('"').replace("\\", "/"))
                 found.setdefault((base, name), path.stem)
     return found
 

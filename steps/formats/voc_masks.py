@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from steps.common.errors import StepError
-from steps.formats.mask_image import read_mask
-from steps.formats.shapes import Box, around_pixels
+from steps.formats import mask_image
+from steps.formats.shapes import Box
 
 _VOID = (224, 224, 192)
 """Colour of the rim between objects in the challenge's own masks."""
@@ -42,23 +38,6 @@ def objects(object_mask: Path, class_mask: Path, colours: dict[int, str]) -> lis
     Raises:
         StepError: a mask is not a readable image, or the two have different sizes.
     """
-    instances, classes = _colours(object_mask), _colours(class_mask)
-    if instances.shape != classes.shape:
-        raise StepError(f"{object_mask} and {class_mask} have different sizes: dump the task again")
-    found: list[tuple[str | None, Box]] = []
     void = _VOID[0] << 16 | _VOID[1] << 8 | _VOID[2]
-    for colour in np.unique(instances):
-        if colour in (0, void):
-            continue
-        mask = instances == colour
-        values, counts = np.unique(classes[mask], return_counts=True)
-        box = around_pixels(mask)
-        if box is not None:
-            found.append((colours.get(int(values[counts.argmax()])), box))
-    return found
-
-
-def _colours(path: Path) -> NDArray[np.int32]:
-    """The pixels as 0xRRGGBB `[height, width]`."""
-    pixels = read_mask(path, "RGB").astype(np.int32)
-    return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+    found = mask_image.regions(object_mask, mask_image.colours(object_mask), mask_image.colours(class_mask))
+    return [(colours.get(each.part), each.box) for each in found if each.value not in (0, void)]

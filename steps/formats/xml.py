@@ -12,13 +12,12 @@ from xml.sax.handler import ContentHandler
 from defusedxml import DefusedXmlException
 from defusedxml.expatreader import create_parser
 
+from steps.common.budgets import DEEPEST_ELEMENTS, MOST_ELEMENTS
 from steps.common.errors import StepError
 from steps.formats import text
 
 _CHUNK = 1 << 16
 _TAG = re.compile(rb"<([A-Za-z]\w*)")
-_DEEPEST = 32
-"""No format of CVAT's nests deeper than 8."""
 
 
 @dataclass(slots=True)
@@ -89,8 +88,12 @@ def children(path: Path, root: str) -> Iterator[Node]:
     builder.setDocumentLocator(parser)
     try:
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
+            size = _CHUNK
+            while chunk := file.read(size):
+                begun = builder.begun
                 parser.feed(chunk)
+                # Expat before 2.6 reads what is not complete, such as a long attribute, anew with every chunk.
+                size = _CHUNK if builder.begun > begun else 2 * size
                 yield from builder.taken()
         parser.close()
     except SAXParseException as error:
@@ -145,6 +148,9 @@ class _Builder(ContentHandler):
         self._texts: list[list[str]] = []
         self._done: list[Node] = []
         self._inside = False
+        self.begun = 0
+        """Elements that have begun."""
+        self._last = 0
 
     def taken(self) -> list[Node]:
         done, self._done = self._done, []
@@ -152,13 +158,19 @@ class _Builder(ContentHandler):
 
     def startElement(self, name: str, attrs: object) -> None:  # noqa: N802
         line = self._locator.getLineNumber()  # type: ignore[attr-defined]
+        self.begun += 1
         if not self._inside:
             if name != self._root:
                 raise StepError(f"{self._path} begins with <{name}>, expected <{self._root}>: dump the task again")
             self._inside = True
             return
-        if len(self._open) >= _DEEPEST:
+        if not self._open:
+            self._last = self.begun
+        if len(self._open) >= DEEPEST_ELEMENTS:
             raise StepError(f"{self._path}, line {line}: elements are nested too deeply: dump the task again")
+        if self.begun - self._last > MOST_ELEMENTS:
+            what = f"<{self._open[0].tag}> holds more than {MOST_ELEMENTS:,} elements"
+            raise StepError(f"{self._path}, line {line}: {what}: dump the task again")
         self._open.append(Node(name, dict(attrs), self._path, line))  # type: ignore[call-overload]
         self._texts.append([])
 

@@ -8,19 +8,22 @@ Sources: github.com/AlexeyAB/darknet#how-to-train-to-detect-your-custom-objects,
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
-from PIL import Image
 
+from steps.common.budgets import DEEPEST, DEEPEST_ELEMENTS, LARGEST_CONFIG
 from steps.common.errors import StepError
+from steps.common.numbers import to_int
 from steps.dataset.lookup import Stems, files_below, is_image, join, normalized_parts, split_suffix
 from steps.dataset.model import Dataset
 from steps.formats import text
 from steps.formats.objects import NO_CATEGORY
 from steps.formats.shapes import LAST_PIXEL, Box, around_points
+from trainer.data.image_file import ImageError, open_image
 
 TAG = "cvat_yolo"
 TITLE = "YOLO 1.1"
@@ -33,8 +36,6 @@ _SETTINGS = {"path", "names", "nc", "kpt_shape", "flip_idx", "download", "channe
 _FOUR_CORNERS = 8
 _WRITTEN = 1e-6
 """Of an image's side: how exactly CVAT writes a coordinate."""
-_LARGEST_CONFIG = 1 << 20
-"""Bytes; a thousand classes take 20 kB."""
 
 
 def recognise(root: Path) -> list[Path]:
@@ -69,7 +70,7 @@ def _ultralytics(root: Path) -> list[Path]:
     return [
         path
         for path in files_below(root, lambda name: name.lower().endswith((".yaml", ".yml")))
-        if path.stat().st_size <= _LARGEST_CONFIG and _NAMES_KEY.search(path.read_bytes())
+        if path.stat().st_size <= LARGEST_CONFIG and _NAMES_KEY.search(path.read_bytes())
     ]
 
 
@@ -86,16 +87,16 @@ def _read_darknet(folder: Path, dataset: Dataset) -> None:
     label_files = [path for path in text_files if path.parent != folder]
     labels = Stems(root, label_files)
     used: set[Path] = set()
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for path in label_files:
+        inside = path.relative_to(folder)
+        by_folder[inside.parts[0]].append(inside.with_suffix("").as_posix())
     place = folder.relative_to(root)
     for subset, listed in _subsets(config, here):
         if listed is None:
             # The list is gone; the label files tell as much.
             dataset.findings.note("repaired", "missing list of images, taken from its label files", subset)
-            images = [
-                path.relative_to(folder).with_suffix("").as_posix()
-                for path in label_files
-                if path.relative_to(folder).parts[0] == f"obj_{subset}_data"
-            ]
+            images = by_folder[f"obj_{subset}_data"]
         else:
             dataset.begin(listed)
             images = [name.replace("\\", "/").removeprefix("data/") for _, name in text.lines(listed)]
@@ -203,9 +204,9 @@ def _around_outline(box: Box, values: Sequence[float], size: tuple[int, int]) ->
 def _size(path: Path) -> tuple[int, int]:
     """Width and height of an image in px; 0 where it cannot be read, which is found out later."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except ImageError:
         return 0, 0
 
 
@@ -242,10 +243,12 @@ def _read_ultralytics(config: Path, dataset: Dataset) -> None:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(text.read_text(path))
+        written = text.read_text(path)
+        _refuse_expansion(path, written)
+        # Of text alone: what is a number is ours to say, and YAML's own rules make `no` a class called False.
+        document = yaml.load(written, getattr(yaml, "CBaseLoader", yaml.BaseLoader))  # noqa: S506 - makes text only
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
+        line = _line(getattr(error, "problem_mark", None))
         problem = getattr(error, "problem", None) or "unreadable"
         raise StepError(f"{path}{line}: not readable YAML ({problem}): fix it, or dump the task again") from None
     except (RecursionError, ValueError):
@@ -253,6 +256,28 @@ def _yaml(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise StepError(f"{path} expected a YAML mapping: dump the task again")
     return document
+
+
+def _line(mark: Any) -> str:
+    return f", line {mark.line + 1}" if mark else ""
+
+
+def _refuse_expansion(path: Path, written: str) -> None:
+    """Refuse YAML that is more than text, lists and mappings: of aliases a small file makes anything."""
+    depth = 0
+    for event in yaml.parse(written, getattr(yaml, "CBaseLoader", yaml.BaseLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        flaw = (
+            "an alias" if isinstance(event, yaml.AliasEvent)
+            else "a tag" if getattr(event, "tag", None)
+            else "deep nesting" if depth > DEEPEST_ELEMENTS
+            else ""
+        )  # fmt: skip
+        if flaw:
+            raise StepError(
+                f"{path}{_line(event.start_mark)}: {flaw}, which CVAT never writes and this reader refuses: dump the "
+                "task again"
+            )
 
 
 def _yaml_names(path: Path, names: Any, dataset: Dataset) -> dict[int, int]:
@@ -268,17 +293,19 @@ def _yaml_names(path: Path, names: Any, dataset: Dataset) -> dict[int, int]:
         )
     categories: dict[int, int] = {}
     for number, name in pairs:
-        if not isinstance(name, str | int | float):
+        if not isinstance(name, str) or not name.strip():
             raise StepError(f"{path}: 'names' has the name {text.shown(name)}, expected text: dump the task again")
-        categories[text.whole(number, str(path), "a number in 'names'")] = dataset.category(str(name))
+        categories[text.whole(number, str(path), "a number in 'names'")] = dataset.category(name)
     return categories
 
 
 def _keypoints(shape: Any) -> int:
     """How many numbers of keypoints follow a box, from `kpt_shape: [points, numbers of each]`."""
-    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(size, int) and size > 0 for size in shape):
-        return int(shape[0] * shape[1])
-    return 0
+    try:
+        points, each = map(to_int, shape) if isinstance(shape, list) else (0, 0)
+    except ValueError:
+        return 0
+    return max(points, 0) * max(each, 0)
 
 
 def _swapped(parts: tuple[str, ...], old: str, new: str) -> tuple[str, ...]:
@@ -302,7 +329,9 @@ class _Listing:
         """Listed images that have no file, by the path without suffix."""
         self._listed: dict[Path, str] = {}
         self._absent_subsets: dict[tuple[str, ...], str] = {}
-        self._folders: list[tuple[tuple[str, ...], str]] = []
+        self._folders: dict[tuple[str, ...], str] = {}
+        """Subsets by every end of their folders' paths: `data.yaml` may start one anywhere."""
+        beginnings = {stem[:length] for stem in stems for length in range(len(stem) + 1)}
         by_name = {path.name: path for path in lists if path.parent == config.parent}
         for subset, values in settings.items():
             if not isinstance(subset, str) or subset.lower() in _SETTINGS:
@@ -315,8 +344,11 @@ class _Listing:
                 if list_file is not None:
                     self._add_list(list_file, subset, images)
                 # A key of another name may hold anything: it is a subset where its folder has images.
-                elif subset.lower() in _SUBSETS or any(_is_below(stem, folder) for stem in stems):
-                    self._folders.append((folder, subset))
+                elif len(folder) <= DEEPEST:
+                    tails = [folder[start:] for start in range(len(folder))]
+                    if subset.lower() in _SUBSETS or any(tail in beginnings for tail in tails):
+                        for tail in tails:
+                            self._folders.setdefault(tail, subset)
         self._anything = bool(self._folders or self._listed or self.absent)
 
     def _add_list(self, path: Path, subset: str, images: Stems) -> None:
@@ -337,22 +369,8 @@ class _Listing:
             return self._absent_subsets[stem]
         if not self._anything:
             return _subset_of_folders(stem)
-        fitting = [
-            (len(tail), subset)
-            for folder, subset in self._folders
-            for tail in _tails(folder)
-            if stem[: len(tail)] == tail
-        ]
-        return max(fitting, default=(0, None), key=lambda fit: fit[0])[1]
-
-
-def _tails(folder: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The ends of a path, longest first: `data.yaml` may start it anywhere."""
-    return (folder[start:] for start in range(len(folder)))
-
-
-def _is_below(stem: tuple[str, ...], folder: tuple[str, ...]) -> bool:
-    return any(stem[: len(tail)] == tail for tail in _tails(folder))
+        beginnings = (stem[:length] for length in range(len(stem), 0, -1))
+        return next((self._folders[each] for each in beginnings if each in self._folders), None)
 
 
 def _subset_of_folders(stem: tuple[str, ...]) -> str:

@@ -20,10 +20,9 @@ from PIL import Image
 
 from steps.common.progress import progress
 from trainer.data.fingerprint import file_digest
+from trainer.data.image_file import MOST_PIXELS, MOST_SEGMENTS, ImageError, open_image
 
 UPRIGHT = 1
-MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Pillow reads no larger image, so no trainer does: 179 million pixels."""
 HEAD = 4096
 TAIL = 512
 CHUNK = 500
@@ -123,7 +122,7 @@ def _read(file: int, length: int) -> Header:
         return head[start : start + count] if start + count <= len(head) else os.pread(file, count, start)
 
     if head[:2] == b"\xff\xd8":
-        header = _jpeg(read, length)
+        header = _jpeg(read)
         whole = tail.endswith(b"\xff\xd9")
     elif head[:8] == b"\x89PNG\r\n\x1a\n":
         header = _png(read, tail)
@@ -141,9 +140,9 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_KINDS = {1: "greyscale", 3: "", 4: "CMYK"}
 
 
-def _jpeg(read: Read, length: int) -> Header:
+def _jpeg(read: Read) -> Header:
     orientation, at = 0, 2
-    while at < length:
+    for _ in range(MOST_SEGMENTS):
         mark, marker, size = struct.unpack(">BBH", read(4, at))
         if mark != 0xFF or marker == 0xFF or size < 2:
             raise _OddError
@@ -186,11 +185,15 @@ def _png(read: Read, tail: bytes) -> Header:
     if length != 13 or name != b"IHDR" or not width or not height or colour not in _PNG_KINDS:
         raise _OddError
     at = 8 + 12 + 13
-    while name != b"IDAT":
+    for _ in range(MOST_SEGMENTS):
+        if name == b"IDAT":
+            break
         length, name = struct.unpack(">I4s", read(8, at))
         if name == b"eXIf" or (name in (b"tEXt", b"zTXt", b"iTXt") and read(11, at + 8) in _PNG_EXIF):
             raise _OddError
         at += 12 + length
+    else:
+        raise _OddError
     if b"eXIf" in tail or any(text in tail for text in _PNG_EXIF):
         raise _OddError
     return Header(width, height, UPRIGHT, "16 bits a channel" if depth == 16 else _PNG_KINDS[colour])
@@ -213,21 +216,18 @@ def _ask_pillow(path: str, length: int) -> Header:
     with _warnings, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 width, height = image.size
                 if image.format == "TIFF":
                     # Pillow turns these upright by itself, and some releases of it say so in the size.
-                    width, height = (image.tag_v2[tag] for tag in (256, 257))  # type: ignore[attr-defined]
+                    width, height = (int(image.tag_v2[tag]) for tag in (256, 257))  # type: ignore[attr-defined]
                 orientation = image.getexif().get(0x0112, UPRIGHT)
                 kind = _PILLOW_KINDS.get(image.mode, f"mode {image.mode}")
                 if not _is_whole(image, path, length):
                     image.load()
                 return Header(width, height, orientation if orientation in range(1, 9) else UPRIGHT, kind)
-        except Image.DecompressionBombError as error:
-            return Header(0, 0, UPRIGHT, "", str(error), too_large=True)
-        # Decoders raise what they please on broken files; whatever it is, the file is none to train on.
-        except Exception as error:
-            return _flawed(str(error).replace(repr(path), "it") or type(error).__name__)
+        except ImageError as error:
+            return Header(0, 0, UPRIGHT, "", error.reason, error.too_large)
 
 
 def _is_whole(image: Image.Image, path: str, length: int) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import takewhile
@@ -10,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from steps.common.budgets import DEEPEST
 from steps.common.errors import StepError
 from steps.common.messages import printable, some
 from steps.dataset.containment import path_inside
 from steps.dataset.layout import EMBEDDED, FOREIGN_FOLDERS
-from steps.dataset.lookup import IMAGE_SUFFIXES, files_below
+from steps.dataset.lookup import IMAGE_SUFFIXES, files_below, normalized
 from steps.dataset.model import Dataset
 
 _ANNOTATIONS = {".csv", ".json", ".txt", ".xml", ".yaml", ".yml"}
@@ -143,7 +143,7 @@ class _Tails:
         """Give the files that share the longest tail with a path."""
         if self._by_tail is None:
             self._by_tail = self._index()
-        folded = [_folded(part) for part in parts]
+        folded = [_folded(part) for part in parts[-DEEPEST:]]
         for start in range(len(folded)):
             if found := self._by_tail.get("/".join(folded[start:])):
                 return found
@@ -170,7 +170,7 @@ def _is_text(name: str) -> bool:
 
 
 def _form(name: str) -> str:
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
+    return normalized(name)
 
 
 def _folded(name: str) -> str:

@@ -80,8 +80,11 @@ def _own_subsets(data: Clean, findings: Findings) -> Sets | None:
     unused = [file for file, name in zip(data.files, names, strict=True) if name in left_out]
     what = "image of the dump's test subset: neither trained nor validated on"
     findings.note_all("skipped", what, unused, len(unused))
-    for other in sorted({subset for subset in data.subsets if subset.lower() not in _KNOWN}):
-        files = [file for file, subset in zip(data.files, data.subsets, strict=True) if subset == other]
+    others: dict[str, list[str]] = defaultdict(list)
+    for file, subset in zip(data.files, data.subsets, strict=True):
+        if subset.lower() not in _KNOWN:
+            others[subset].append(file)
+    for other, files in sorted(others.items()):
         named = f"the subset '{printable(other)}'" if other else "no subset"
         log.warning("WARNING: %d images are in %s, beside train and validation: they are trained on", len(files), named)
         findings.note_all("noted", f"image in {named}, beside train and validation: trained on", files, len(files))
@@ -145,21 +148,29 @@ def _let_every_class_validate(
 ) -> None:
     """Move an image of each class that one side lacks, where that takes no class from the other."""
     in_val = Counter(label for image in val for label in labels[image])
+    with_label: dict[int, list[int]] = defaultdict(list)
+    for image in order:
+        for label in labels[image]:
+            with_label[label].append(image)
     for label in sorted(images_of, key=lambda label: (images_of[label], label)):
         if images_of[label] < 2 or 0 < in_val[label] < images_of[label]:
             continue
         if in_val[label]:
-            movable = (image for image in reversed(order) if image in val and all(in_val[x] > 1 for x in labels[image]))
+            movable = (
+                image
+                for image in reversed(with_label[label])
+                if image in val and all(in_val[x] > 1 for x in labels[image])
+            )
         else:
             movable = (
                 image
-                for image in order
+                for image in with_label[label]
                 if image not in val and all(images_of[x] - in_val[x] > 1 for x in labels[image])
             )
-        image = next((image for image in movable if label in labels[image]), None)
-        if image is not None:
-            val ^= {image}
-            in_val.update(dict.fromkeys(labels[image], 1 if image in val else -1))
+        moved = next(movable, None)
+        if moved is not None:
+            val ^= {moved}
+            in_val.update(dict.fromkeys(labels[moved], 1 if moved in val else -1))
 
 
 def _whole_groups(groups: Sequence[Hashable], share: float, seed: int) -> set[int]:

@@ -180,8 +180,10 @@ def _thumbnail(path: Path, width: float, height: float) -> tuple[str | None, flo
     """
     from PIL import Image, ImageOps
 
+    from trainer.data.image_file import ImageError, open_image
+
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             sideways = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             width, height = opened.size[::-1] if sideways else opened.size
             opened.draft("RGB", (2 * max(_THUMBNAIL), 2 * max(_THUMBNAIL)))
@@ -196,6 +198,6 @@ def _thumbnail(path: Path, width: float, height: float) -> tuple[str | None, flo
             upright.thumbnail(_THUMBNAIL, Image.Resampling.LANCZOS)
             data = io.BytesIO()
             upright.save(data, "JPEG", quality=80, optimize=True)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except ImageError:
         return None, max(width, 1.0) if width else 4.0, max(height, 1.0) if height else 3.0
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode(), float(width), float(height)

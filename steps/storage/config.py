@@ -116,6 +116,11 @@ def _read_onepanel(config_dir: Path) -> StorageConfig:
 
 
 def _with_scheme(endpoint: str, *, insecure: bool = False) -> str:
+    if "@" in endpoint.partition("://")[2].partition("/")[0] or ("://" not in endpoint and "@" in endpoint):
+        raise StepError(
+            "the endpoint holds a name or password before an '@', which logs would show: give the address alone, and "
+            "the credentials as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     if not endpoint or "://" in endpoint:
         return endpoint
     return f"{'http' if insecure else 'https'}://{endpoint}"

@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import get_cert_path
 
+from steps.common.budgets import MOST_EMPTY_PAGES, MOST_PAGES, Budget
 from steps.common.errors import StepError, TemporaryError
 from steps.common.messages import printable
 from steps.storage.checksums import Sums
@@ -237,14 +238,19 @@ class S3:
         if delimiter:
             query["delimiter"] = delimiter
         seen = set()
+        refusal = f"{self.where} never ends its list of '{printable(prefix)}': check the server"
+        pages, empty = Budget(MOST_PAGES, refusal), Budget(MOST_EMPTY_PAGES, refusal)
         while True:
+            pages.spend(1)
             page = xml_of(self.request("GET", query=query), self.where)
             yield page
+            if page.find("{*}Contents") is None and page.find("{*}CommonPrefixes") is None:
+                empty.spend(1)
             token = text_of(page, "NextContinuationToken")
             if text_of(page, "IsTruncated") != "true":
                 return
             if not token or token in seen:
-                raise StepError(f"{self.where} never ends its list of '{printable(prefix)}': check the server")
+                raise StepError(refusal)
             seen.add(token)
             query["continuation-token"] = token
 

@@ -207,4 +207,4 @@ raise SystemExit(run_app(app, ValueError))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: a file cannot be opened or written: No space left on device\n"
+    assert done.stderr == "error: a file cannot be opened or written (No space left on device)\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -103,4 +104,4 @@ def batches(loader: Iterable[Batch]) -> Iterator[Batch]:
     except TrainerError as error:
         # torch puts the worker's traceback around the message, whose last line is the message itself.
         line = str(error).strip().splitlines()[-1]
-        raise TrainerError(line.removeprefix("trainer.errors.TrainerError: ")) from None
+        raise TrainerError(re.sub(r"^[\w.]+Error: ", "", line)) from None

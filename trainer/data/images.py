@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from trainer.errors import TrainerError
+from trainer.data.image_file import open_image
 
 _ORIENTATION = 0x0112  # of the EXIF standard (JEITA CP-3451), table 4
 
@@ -21,7 +18,7 @@ def read_image(file: Path) -> Image.Image:
     Raises:
         TrainerError: the file cannot be read as an image.
     """
-    with _opened(file) as image:
+    with open_image(file) as image:
         ImageOps.exif_transpose(image, in_place=True)
         return to_rgb(image)
 
@@ -34,7 +31,7 @@ def read_thumbnail(file: Path, side: int) -> tuple[np.ndarray, tuple[int, int]]:
     Raises:
         TrainerError: the file cannot be read as an image.
     """
-    with _opened(file) as image:
+    with open_image(file) as image:
         size = _upright(image)
         # Four times the side, so that the last halvings are done by the resize, which averages.
         image.draft("RGB", (4 * side, 4 * side))
@@ -49,7 +46,7 @@ def read_size(file: Path) -> tuple[int, int]:
     Raises:
         TrainerError: the file cannot be read as an image.
     """
-    with _opened(file) as image:
+    with open_image(file) as image:
         return _upright(image)
 
 
@@ -76,12 +73,3 @@ def _upright(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     # 5 to 8 are the four orientations with rows and columns exchanged.
     return (height, width) if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(file) as image:
-            yield image
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        raise TrainerError(f"image {file} cannot be read ({error}); remove or replace it") from None

@@ -106,17 +106,18 @@ def from_content(content: dict[str, Any], path: str | Path, device: torch.device
     if missing or described is None:
         raise TrainerError(f"checkpoint {path} has no '{min(missing, default='spec')}'; use one that a training wrote")
     family_name, spec = described
-    model = family(family_name).build(spec)
-    model.load_state_dict(content["model"])
-    categories = [
-        Category(category_id, name)
-        for category_id, name in zip(content["category_ids"], content["class_names"], strict=True)
-    ]
-    return Detector(
-        model.to(device).eval(),
-        categories,
-        content["image_size"],
-        content["max_size"],
-        device,
-        thresholds(content.get("operating_points"), content["class_names"]),
-    )
+    with checkpoint.using(path):
+        model = family(family_name).build(spec)
+        model.load_state_dict(content["model"])
+        categories = [
+            Category(category_id, name)
+            for category_id, name in zip(content["category_ids"], content["class_names"], strict=True)
+        ]
+        return Detector(
+            model.to(device).eval(),
+            categories,
+            content["image_size"],
+            content["max_size"],
+            device,
+            thresholds(content.get("operating_points"), content["class_names"]),
+        )

@@ -89,9 +89,10 @@ def _train(config: TrainConfig, processes: Processes) -> TrainResult:
         _remove_unfinished(config.output_dir)
     earlier, start = find_last(config.output_dir), start_digest(config)
     if earlier is not None:
-        check_settings(earlier, config, start)
-        start = earlier.get("start")
-        config = keep_settings(config, earlier["config"], earlier.get("given", ()))
+        with checkpoint.using(checkpoint.last_path(config.output_dir)):
+            check_settings(earlier, config, start)
+            start = earlier.get("start")
+            config = keep_settings(config, earlier["config"], earlier.get("given", ()))
     device = pick_device(config.device, processes.local_rank)
     with processes.connect(device):
         threads = limit_threads(processes.on_this_machine)
@@ -121,7 +122,8 @@ def _train(config: TrainConfig, processes: Processes) -> TrainResult:
         state.recipe = [choice.as_row() for choice in choices]
         state.data, state.start = data, start
         if earlier is not None:
-            state.resume(earlier)
+            with checkpoint.using(checkpoint.last_path(config.output_dir)):
+                state.resume(earlier)
         else:
             _say(choices, warnings)
             for line in comparable(config.model, len(train_set)):

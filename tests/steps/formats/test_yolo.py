@@ -259,10 +259,11 @@ class TestUltralytics:
         ("content", "words"),
         [
             ("names: [bolt\ntrain: x", ["line 2: not readable YAML"]),
-            ("names: !!python/object/apply:os.system ['true']", ["line 1: not readable YAML"]),
-            ("names: 3", ["'names' is 3, expected the classes as a list"]),
-            ("names: [[1]]", ["'names' has the name [1], expected text"]),
+            ("names: !!python/object/apply:os.system ['true']", ["line 1: a tag, which CVAT never writes"]),
+            ("names: 3", ["'names' is '3', expected the classes as a list"]),
+            ("names: [[1]]", ["'names' has the name ['1'], expected text"]),
             ("names: {one: bolt}", ["a number in 'names' is 'one'"]),
+            ("names: " + "[" * 40, ["deep nesting"]),
             ("names: " + "[" * 5000, ["not readable YAML"]),
         ],
     )

@@ -137,7 +137,7 @@ class TestReport:
         dump.document["categories"].append({"id": 3, "name": "evil\n\x1b[31mAP 1.0"})
         with caplog.at_level(logging.INFO):
             report = dump.prepare()
-        assert report["noted"]["category without a box"]["examples"] == [r"evil\n\x1b[31mAP 1.0"]
+        assert report["noted"]["category without a box"]["examples"] == ["evil\ufffd\ufffd[31mAP 1.0"]
         assert all("\n" not in record.getMessage() and "\x1b" not in record.getMessage() for record in caplog.records)
 
 
@@ -341,7 +341,7 @@ class TestAnnotationFile:
 
     def test_half_of_a_surrogate_pair(self, dump: Dump) -> None:
         dump.document["categories"][0]["name"] = "bolt\ud800"
-        assert set(dump.prepare()["classes"]) == {"bolt?", "nut"}
+        assert set(dump.prepare()["classes"]) == {"bolt\ufffd", "nut"}
 
     def test_two_files_that_disagree(self, dump: Dump) -> None:
         """Boxes of a class of an image are the first file's; what only one file has is kept."""
@@ -521,14 +521,14 @@ class TestImages:
         only(dump.prepare(), "noted", f"image with {kind}, read as RGB", 1, f"images/odd.{suffix}")
         assert dump.boxes()[f"odd.{suffix}"] == PLAIN
 
-    @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "gif", "tif", "webp", "ppm"])
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "gif", "tif", "webp"])
     def test_usual_files(self, dump: Dump, suffix: str) -> None:
         dump.add(f"x.{suffix}", image=Image.effect_noise(SIZE, 50).convert("RGB"))
         report = dump.prepare()
         assert not report["dropped"]
         assert dump.sizes()[f"x.{suffix}"] == SIZE
 
-    @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "gif", "tif", "webp", "ppm"])
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "gif", "tif", "webp"])
     @pytest.mark.parametrize("part", [0.2, 0.6, 0.97])
     def test_truncated(self, dump: Dump, suffix: str, part: float) -> None:
         name = f"cut.{suffix}"
@@ -550,7 +550,7 @@ class TestImages:
 
     @pytest.mark.parametrize(
         ("content", "why"),
-        [(b"", "it is empty"), (b"<html>log in</html>", "cannot identify image file"), (b"\x89PNG\r\n\x1a\n", "")],
+        [(b"", "it is empty"), (b"<html>log in</html>", "it is none of JPEG, PNG"), (b"\x89PNG\r\n\x1a\n", "")],
     )
     def test_no_image(self, dump: Dump, content: bytes, why: str) -> None:
         (dump.root / "images" / "b.png").rename(dump.root / "images" / "b.jpg")
