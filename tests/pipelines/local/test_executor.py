@@ -12,8 +12,9 @@ import yaml
 from rich.console import Console
 
 from pipelines.errors import PipelineError
-from pipelines.local.executor import Run, StepFailedError, _may_retry, execute, plan
+from pipelines.local.executor import Run, StepFailedError, _may_retry, _pause, execute, plan
 from pipelines.manifest.reader import Manifest
+from pipelines.workflow.containers import retry_expression
 from pipelines.workflow.contract import WORKFLOW
 
 PREPARE = ["python", "-m", "steps", "prepare", "--dataset-dir", "/mnt/data", "--val-split"]
@@ -118,6 +119,31 @@ def test_the_manifests_retries_are_honoured(tmp_path: Path, retries: dict[str, s
     run = planned(tmp_path, [*PREPARE, "20"], retries)
     executed(run)
     assert (run.folder / "logs" / "the-box.log").read_text().count("error: ") == attempts
+
+
+@pytest.mark.parametrize(
+    ("status", "attempt", "again"),
+    [
+        (2, 0, False),
+        (1, 0, True),
+        (1, 1, True),
+        (1, 2, False),
+        (75, 2, True),
+        (75, 9, True),
+        (143, 9, True),
+        (137, 9, True),
+    ],
+)
+def test_mistakes_defects_and_bad_luck_are_told_apart(status: int, attempt: int, again: bool) -> None:
+    retries = {**ALWAYS, "expression": retry_expression(2)}
+    assert _may_retry(retries, status, 1.0, attempt) is again
+
+
+def test_pauses_grow_to_their_cap() -> None:
+    backoff = {"duration": "10s", "factor": "2", "cap": "5m"}
+    assert [_pause(backoff, attempt) for attempt in range(7)] == [10, 20, 40, 80, 160, 300, 300]
+    assert _pause({"duration": "20s"}, 9) == 20
+    assert _pause({}, 3) == 0
 
 
 def test_a_retry_expression_that_cannot_be_read_is_named(tmp_path: Path) -> None:
