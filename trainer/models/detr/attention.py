@@ -28,6 +28,6 @@ def key_mask(padding: Tensor) -> Tensor | None:
 
     Only a CPU is asked whether anything is: the answer of a GPU would have to be waited for.
     """
-    if padding.device.type != "cpu" or torch.compiler.is_exporting():
+    if padding.device.type != "cpu" or torch.compiler.is_exporting() or torch.jit.is_tracing():
         return padding
     return padding if padding.any() else None
