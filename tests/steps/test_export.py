@@ -83,7 +83,7 @@ def test_a_model_in_a_bucket(run: Path, put: Any, bucket: str, tmp_path: Path) -
     assert rows_of((tmp_path / "model_card.md").read_text())["bolt"][0] == "17"
     for address in (f"s3://{bucket}/ns/models/1", "ns/models/1/checkpoints/best.pth", str(run)):
         detector = steps.load(address)
-        assert set(detector.class_names) == {"bolt", "nut"}
+        assert dict(zip(detector.category_ids, detector.class_names, strict=True)) == {4: "nut", 17: "bolt"}
 
 
 def test_refusals(run: Path, no_aws: None, tmp_path: Path) -> None:
