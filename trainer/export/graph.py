@@ -46,7 +46,7 @@ def example_inputs(side: int, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(side)
     height, width = side, side + side // 4
     images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
-    sizes = torch.tensor([[height - 3 * place, width - 5 * place] for place in range(batch)])
+    sizes = torch.tensor([[height - side // 4 * place, width - side // 3 * place] for place in range(batch)])
     return images, sizes, 2 * sizes
 
 

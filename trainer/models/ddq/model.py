@@ -104,7 +104,7 @@ class DdqDetector(DetectionModel):
         group = _groups(queries, denoising)
         apart = group[:, None] != group
         # Itself each query sees always: a softmax over nothing is not a number.
-        others = ~torch.eye(len(group), dtype=torch.bool, device=group.device)
+        others = ~torch.eye(group.shape[0], dtype=torch.bool, device=group.device)
 
         state = self.query_embed(torch.cat([_gather(memory, cells), _gather(dense.features, cells)], dim=-1))
         said = Layer(_gather(dense.logits, cells), boxes)
