@@ -14,7 +14,7 @@ export CVAT_DETR_PARAMS := $(value PARAMS)
 unexport DUMP EPOCHS MODEL PARAMS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow compile docs lint format clean
+.PHONY: help run test test-slow compile docs lock lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,15 @@ test-slow: $(READY) ## Run the tests that train for minutes
 
 compile: $(READY) ## Write manifests/ from the workflow in pipelines/
 	@$(BIN)/python -m pipelines compile
+
+# The locks are for the pods: Linux, Python 3.11 to 3.13. PyTorch is not among them, since its image brings it.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+        --custom-compile-command 'make lock'
+lock: $(READY) ## Write requirements/, what pods and images install; UPGRADE=--upgrade for newer versions
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra cvat --output-file requirements/steps.txt
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra train --extra hf --extra cvat --overrides requirements/image.txt \
+	  $(foreach name,torch torchvision sympy mpmath networkx,--no-emit-package $(name)) --output-file requirements/train.txt
+	@echo tensorboard | $(LOCK) - --constraints requirements/train.txt --output-file requirements/tensorboard.txt
 
 docs: $(READY) ## Write docs/hyperparameters.md from the declarations in trainer/
 	@$(BIN)/python -m steps hyperparameters --markdown > docs/hyperparameters.md
@@ -54,5 +63,5 @@ $(READY): pyproject.toml
 	@echo 'Installing into $(VENV) (once; PyTorch is large) ...'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[train,hf,pipelines,dev]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[train,hf,export,pipelines,dev]'
 	@touch $@

@@ -21,7 +21,14 @@ from pipelines.local.executor import StepFailedError, stop_on_sigterm
 from pipelines.manifest.reader import Manifest, read_text
 from pipelines.workflow.compile import manifests
 from pipelines.workflow.contract import MANIFESTS, ONEPANEL_SPEC, WORKFLOW
-from pipelines.workflow.options import Options
+from pipelines.workflow.options import (
+    SETTINGS_FILE,
+    Options,
+    chosen_options,
+    merged,
+    read_settings,
+    write_settings,
+)
 from pipelines.workflow.parameters import EPOCHS, MODEL
 from steps.common.console import HELP, create_app, run_app
 from steps.common.errors import StepError
@@ -279,11 +286,14 @@ def _takes(options: type) -> Callable[[Callable[..., int]], Callable[..., int]]:
     def add(command: Callable[..., int]) -> Callable[..., int]:
         own = [each for each in inspect.signature(command).parameters.values() if each.kind is not each.VAR_KEYWORD]
         for each in dataclasses.fields(options):
-            option = typer.Option(help=each.metadata["help"], show_default=each.metadata["empty"] or True)
-            hint = Annotated[each.type, option]  # type: ignore[name-defined]
-            own.append(
-                inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hint)
-            )
+            structured = each.default is dataclasses.MISSING
+            shown = each.metadata["empty"] or str(each.default)
+            form = "YAML" if structured else None
+            option = typer.Option(help=each.metadata["help"], show_default=shown, metavar=form)
+            kind = str if structured else type(each.default)
+            # None: not given, which is not the default where a file has chosen otherwise.
+            hint = Annotated[kind | None, option]  # type: ignore[valid-type]
+            own.append(inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint))
         command.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
         command.__annotations__ = {each.name: each.annotation for each in own}
         return command
@@ -294,21 +304,41 @@ def _takes(options: type) -> Callable[[Callable[..., int]], Callable[..., int]]:
 @_command(
     "compile",
     "Write the manifests.",
-    "cvat-detr compile --output mine --volume-size 100Gi",
-    "cvat-detr compile --output mine --image registry.example.com/team/cvat-detr:1",
+    "cvat-detr compile --image registry.example.com/team/cvat-detr:1 --volume-size 100Gi",
+    "cvat-detr compile --output mine --resources '{train-detr: {limits: {memory: 64Gi}}}'",
 )
 @_takes(Options)
 def compile_command(
     output: Annotated[Path, typer.Option(help="Folder for the manifests.", show_default="manifests/")] = OUTPUT,
     **settings: Any,
 ) -> int:
-    """Write the manifests for Onepanel and for Argo Workflows."""
-    for relative, text in manifests(Options(**settings)).items():
+    """Write the manifests for Onepanel and for Argo Workflows.
+
+    What is chosen is kept in compile.yaml beside them, so that it need not be said again.
+    """
+    given = {name: _parsed(name, value) for name, value in settings.items() if value is not None}
+    chosen_options(output)  # Else the fault of the file would be told as one of the flags.
+    chosen = merged(read_settings(output), given)
+    for relative, text in manifests(Options.create(chosen)).items():
         path = output / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         print(path)
+    if given:
+        write_settings(output, chosen)
+        print(output / SETTINGS_FILE)
     return 0
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """Read the value of a flag whose setting is a mapping or a list."""
+    (field,) = (each for each in dataclasses.fields(Options) if each.name == name)
+    if field.default is not dataclasses.MISSING:
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise PipelineError(f"--{name.replace('_', '-')} is not YAML: {' '.join(str(error).split())}") from None
 
 
 Output = Annotated[
@@ -507,13 +537,16 @@ def publish_command(
 @_command("lint", "Check manifests.", "cvat-detr lint", "cvat-detr lint mine/onepanel/detr-training.yaml")
 def lint_command(
     files: Annotated[list[Path] | None, typer.Argument(help="Manifests.", show_default="the committed ones")] = None,
+    restricted: Annotated[
+        bool, typer.Option("--restricted", help='Argo: also by the rules of Pod Security "restricted".')
+    ] = False,
 ) -> int:
     """Check manifests as Argo, Onepanel and Kubernetes will, and with `argo lint` if that is installed."""
     from pipelines.manifest.lint import lint
 
     failed = 0
-    for path in files or sorted(MANIFESTS / relative for relative in manifests(Options())):
-        problems = lint(path)
+    for path in files or sorted(MANIFESTS / relative for relative in manifests(chosen_options(MANIFESTS))):
+        problems = lint(path, restricted=restricted)
         for problem in problems:
             print(f"{path}: {problem}", file=sys.stderr)
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"

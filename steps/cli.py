@@ -13,10 +13,12 @@ from steps.common.console import create_app, log_to, run_app, usage_error
 from steps.common.errors import StepError
 from steps.common.stopping import end_on_sigterm
 from steps.evaluate import evaluate_model
+from steps.export import export_model
 from steps.fetch import fetch_dump
 from steps.hyperparameters import show_hyperparameters
 from steps.nuclio import write_function
 from steps.prepare import prepare_data
+from steps.promote import promote_model
 from steps.train import train_model
 from steps.upload import upload_artifacts
 from trainer.errors import TrainerError
@@ -27,7 +29,9 @@ STEPS: dict[str, Callable[..., Any]] = {
     "train": train_model,
     "evaluate": evaluate_model,
     "upload": upload_artifacts,
+    "promote": promote_model,
     "annotate": annotate_tasks,
+    "export": export_model,
 }
 
 EXAMPLES = {
@@ -36,7 +40,9 @@ EXAMPLES = {
     "train": "train --dataset-dir data --output-dir run --hyperparameters 'lr: 0.0002'",
     "evaluate": "evaluate --dataset-dir data --output-dir run",
     "upload": "upload --output-dir run --output-path s3://bucket/models/1",
+    "promote": "promote --dataset-dir data --output-dir run --series s3://bucket/models/cells",
     "annotate": "annotate --checkpoint run --to https://cvat.example.com/tasks/43",
+    "export": "export --checkpoint run --export-dir model --to onnx",
 }
 
 app = create_app("python -m steps", "Run one step of the pipeline.")

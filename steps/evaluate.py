@@ -18,6 +18,9 @@ from trainer.data.fingerprint import file_digest
 
 log = logging.getLogger(__name__)
 
+HEADLINE = ("AP", "AP50")
+"""What is shown of a run where there is room for two numbers."""
+
 _LOCK = ".evaluate.lock"
 
 
@@ -29,6 +32,10 @@ def evaluate_model(
     metrics_file: Annotated[
         str,
         typer.Option(help="Also write AP and AP50 to this file in the form that Onepanel reads. Empty: no."),
+    ] = "",
+    values_dir: Annotated[
+        str,
+        typer.Option(help="Also write AP and AP50 into files of these names in this folder, for Argo. Empty: no."),
     ] = "",
     run: Annotated[str, typer.Option(help="Name of the run, for the report.", show_default="the folder's")] = "",
 ) -> dict[str, Any]:
@@ -51,7 +58,12 @@ def evaluate_model(
     check_prepared(dataset_dir)
 
     with only_writer(output_dir, "evaluate", _LOCK):
-        return _evaluate(dataset_dir, output_dir, weights, not checkpoint, batch_size, metrics_file, run)
+        metrics = _evaluate(dataset_dir, output_dir, weights, not checkpoint, batch_size, metrics_file, run)
+    if values_dir:
+        Path(values_dir).mkdir(parents=True, exist_ok=True)
+        for name in HEADLINE:
+            (Path(values_dir) / name).write_text(f"{metrics[name]:.4f}", encoding="utf-8")
+    return metrics
 
 
 def _evaluate(
@@ -91,7 +103,7 @@ def _evaluate(
     report = write_report(dataset_dir, output_dir)
     if metrics_file:
         # Onepanel shows a value whose format is "%" (or empty) and leaves the cell blank for any other.
-        headline = [{"name": name, "value": metrics[name], "format": "%"} for name in ("AP", "AP50")]
+        headline = [{"name": name, "value": metrics[name], "format": "%"} for name in HEADLINE]
         write_json(Path(metrics_file), headline)
     log.info("AP %.3f, AP50 %.3f on %d images", metrics["AP"], metrics["AP50"], metrics["images"])
     for name, scores in result.per_class.items():

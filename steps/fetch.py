@@ -18,6 +18,7 @@ from steps.cvat.export import STATES, export, frame_numbers, parts, write_ids
 from steps.cvat.links import IDS
 from steps.cvat.server import Server
 from steps.dump.journal import Fetched, Journal, version_of
+from steps.dump.series import dump_version, note_version, read_last_run
 from steps.dump.source import (
     BucketArchive,
     BucketFolder,
@@ -31,6 +32,7 @@ from steps.dump.source import (
 from steps.dump.target import (
     ARCHIVE,
     LOCK,
+    STATE_DIR,
     empty_scratch,
     listed,
     note_source,
@@ -53,11 +55,12 @@ from steps.options import (
     Model,
     Namespace,
     Region,
+    Series,
     choice,
 )
 from steps.storage.config import StorageConfig
 from steps.storage.objects import RemoteObject
-from steps.storage.store import Storage
+from steps.storage.store import Storage, open_storage
 from trainer.models.choice import AUTO
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,14 @@ def fetch_dump(
         ),
     ],
     dataset_dir: DatasetDir,
+    series: Series = "",
+    changed_file: Annotated[
+        str,
+        typer.Option(
+            help="With --series: file that says 'false' where the last run of the series was trained on this very"
+            " dump, which is then not fetched, else 'true'. Empty: no."
+        ),
+    ] = "",
     namespace: Namespace = "",
     bucket: Bucket = "",
     endpoint: Endpoint = "",
@@ -114,15 +125,34 @@ def fetch_dump(
     if isinstance(source, LocalFolder) and source.path.resolve() == dataset_dir.resolve():
         log.info("the dump is already in %s", dataset_dir)
         return dataset_dir
+    if series:
+        version = dump_version(source, state)
+        changed = _changed(source, version, series, config, dataset_dir)
+        if changed_file:
+            Path(changed_file).write_text("true" if changed else "false", encoding="utf-8")
+        if not changed:
+            return dataset_dir
     with only_writer(dataset_dir, "fetch", LOCK), nothing_in_the_way(dataset_dir):
         fetched = _bring(source, dataset_dir, state)
         note_source(str(source), dataset_dir)
+        if series:
+            note_version(version, dataset_dir)
     log.info(
         "%s files (%s) of %s in %s: %s fetched in %.1f s, %s already there",
         fetched.files, decimal(fetched.size), source, dataset_dir, fetched.files - fetched.kept,
         time.monotonic() - started, fetched.kept,
     )  # fmt: skip
     return dataset_dir
+
+
+def _changed(source: Source, version: str, series: str, config: StorageConfig, dataset_dir: Path) -> bool:
+    """Tell whether the dump is another one than that of the last run in a series."""
+    storage, prefix = open_storage(series, config)
+    last = read_last_run(storage, prefix, dataset_dir / STATE_DIR / "series")
+    if last is not None and last.dump_version == version:
+        log.info("nothing to do: %s has not changed since the run %s", source, last.run or "before")
+        return False
+    return True
 
 
 def _bring(source: Source, dataset_dir: Path, state: str) -> Fetched:

@@ -73,6 +73,14 @@ Region = Annotated[
     str, typer.Option(help="Region of the bucket.", show_default="Onepanel's, else the AWS environment's")
 ]
 
+Series = Annotated[
+    str,
+    typer.Option(
+        help="Where a series of runs leaves its latest model and what the last run was trained on: a key prefix in the"
+        " bucket, or s3://bucket/prefix."
+    ),
+]
+RunName = Annotated[str, typer.Option(help="Name of the run.", show_default="none")]
 Model = Annotated[
     str,
     typer.Option(
@@ -83,6 +91,9 @@ Model = Annotated[
     ),
 ]
 BatchSize = Annotated[int | None, _or_auto("Images per step. auto: what suits the model and the GPU.")]
+Processes = Annotated[
+    int | None, _or_auto("Processes that train together, each on a GPU of its own. auto: one a GPU, one on a CPU.")
+]
 Epochs = Annotated[int | None, _or_auto("Number of epochs. auto: by the number of training images.")]
 Hyperparameters = Annotated[
     str, typer.Option(help="More settings as YAML, one 'name: value' a line, such as 'lr: 0.0002'.")

@@ -2,10 +2,13 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from steps.checkpoint import bring_checkpoint
 from steps.common.errors import StepError
+from steps.common.files import read_json
 from steps.common.lock import refusal
 from steps.dataset.layout import check_prepared
 from steps.hyperparameters import check_settings, parse_hyperparameters
@@ -20,10 +23,11 @@ from steps.options import (
     Model,
     Namespace,
     OutputDir,
+    Processes,
     Region,
     Seed,
 )
-from steps.storage.address import candidate_keys, has_scheme
+from steps.storage.address import has_scheme
 from steps.storage.config import StorageConfig
 from steps.storage.store import open_storage
 from trainer.models.choice import AUTO
@@ -44,6 +48,7 @@ def train_model(
     hyperparameters: Hyperparameters = "",
     checkpoint: Checkpoint = "",
     seed: Seed = 0,
+    processes: Processes = None,
     namespace: Namespace = "",
     bucket: Bucket = "",
     endpoint: Endpoint = "",
@@ -51,7 +56,8 @@ def train_model(
 ) -> dict[str, Any]:
     """Train, and leave `checkpoints/best.pth`, `checkpoints/last.pth`, `log.jsonl` and `train.json` in `output_dir`.
 
-    A run that was cut off resumes from `last.pth` when called with the same arguments.
+    A run that was cut off resumes from `last.pth` when called with the same arguments. Where several `processes` train
+    together, each gets its part of the images, and the batch size is that of one.
 
     Returns:
         The content of `train.json`.
@@ -59,7 +65,9 @@ def train_model(
     Raises:
         StepError: a setting is unknown or out of range, the data is not prepared, the checkpoint is not there,
             or the loss is not finite.
+        SystemExit: with 143 after SIGTERM; with the exit status of the process that failed where there are several.
     """
+    arguments = {name: value for name, value in locals().items() if name != "processes"}
     # Kept out of the module: listing the steps, or fetching in a slim pod, needs no torch.
     from trainer.config import TrainConfig
     from trainer.errors import TrainerError
@@ -96,10 +104,20 @@ def train_model(
         config = configure()
     if checkpoint.strip():
         storage = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
-        overrides["pretrained"] = str(_bring_checkpoint(checkpoint.strip(), namespace, storage, output_dir))
+        overrides["pretrained"] = str(bring_checkpoint(checkpoint.strip(), namespace, storage, output_dir / _START))
         # Anew rather than changed: the backbone's rate follows from where the weights come from.
         config = configure()
     assert config is not None
+
+    from trainer.training.launch import launch, launched, nodes, processes_here
+
+    if not launched() and (nodes() > 1 or processes_here(processes) > 1):
+        # What was brought from the bucket is brought once.
+        arguments |= {"model": model, "checkpoint": overrides.get("pretrained") if checkpoint.strip() else ""}
+        if status := launch("steps", ["train", *_flags(arguments)], processes_here(processes)):
+            raise SystemExit(status)
+        summary: dict[str, Any] = read_json(output_dir / "train.json", "training")
+        return summary
 
     from trainer.training.train import train
 
@@ -107,6 +125,12 @@ def train_model(
         return train(config).summary
     except TrainerError as error:
         raise refusal(error) from None
+
+
+def _flags(arguments: Mapping[str, Any]) -> list[str]:
+    """Give the command line of arguments of a step; None is what it decides by itself."""
+    given = {name.replace("_", "-"): value for name, value in arguments.items() if value is not None}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
 
 def _bring_model(address: str, config: StorageConfig, output_dir: Path) -> Path:
@@ -124,27 +148,3 @@ def _bring_model(address: str, config: StorageConfig, output_dir: Path) -> Path:
     storage.download(wanted, output_dir / _START / "unfinished")
     log.info("starting from the model %s/%s", storage.url, key)
     return folder
-
-
-def _bring_checkpoint(path: str, namespace: str, config: StorageConfig, output_dir: Path) -> Path:
-    """Give a local file for a checkpoint named as a file, a folder, an address, or a key in the bucket."""
-    from trainer.checkpoint import PLACES, find_checkpoint
-
-    local = Path(path).expanduser()
-    if not has_scheme(path) and (local.exists() or not config.bucket):
-        if found_here := find_checkpoint(local):
-            return found_here
-        raise StepError(f"--checkpoint {local} is neither a checkpoint nor the folder of a run that made one")
-    storage, key = open_storage(path, config)
-    prefixes = candidate_keys(path, key, namespace)
-    for prefix in prefixes:
-        # CVAT's form offers folders of earlier runs as well as files.
-        for candidate in (f"{prefix}/{place}".rstrip("/") for place in PLACES):
-            if found := storage.head(candidate):
-                target = output_dir / _START / "checkpoint" / Path(candidate).name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                storage.download([(found, target)], output_dir / _START / "unfinished")
-                log.info("starting from the checkpoint %s/%s", storage.url, candidate)
-                return target
-    tried = " nor ".join(f"{storage.url}/{prefix}" for prefix in prefixes)
-    raise StepError(f"--checkpoint: neither {tried} is a checkpoint or the folder of a run that made one")

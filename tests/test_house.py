@@ -42,6 +42,7 @@ ROOMS = {
         "models": {"data"},
         "evaluation": {"data", "models"},
         "training": {"data", "models", "evaluation"},
+        "export": {"models", "evaluation"},
     },
 }
 """The rooms of each package, and which rooms of the same package each may import."""

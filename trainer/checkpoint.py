@@ -191,7 +191,8 @@ _LARGEST_SETTING = 10_000
 def _check(content: dict[str, Any]) -> None:
     """Raises ValueError where a field has another type, or its spec asks for more than its weights can fill."""
     _CONTENT.validate_python(content)
-    if len(content.get("class_names", ())) != len(content.get("category_ids", ())):
+    names, ids = content.get("class_names"), content.get("category_ids")
+    if names is not None and ids is not None and len(names) != len(ids):
         raise ValueError("class_names and category_ids have different lengths")
     weights = content.get("model", {})
     described = model_in(content)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import signal
 import string
 import subprocess
@@ -17,11 +18,11 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
-from simpleeval import InvalidExpression, simple_eval
+from simpleeval import EvalWithCompoundTypes, InvalidExpression
 
 from pipelines.errors import PipelineError
-from pipelines.manifest.reader import Manifest, substitute
-from pipelines.workflow.contract import STEPS_COMMAND
+from pipelines.manifest.reader import DagTask, Manifest, substitute
+from pipelines.workflow.contract import POD_VARIABLES, STEPS_COMMAND
 
 LINES_SHOWN = 20
 SECONDS_TO_STOP = 10
@@ -40,6 +41,10 @@ class Task:
     command: Sequence[str]
     environment: Mapping[str, str]
     retries: Mapping[str, Any]
+    outputs: Mapping[str, Path]
+    """Where the step writes each of its output parameters."""
+    when: str
+    """Condition under which it runs; empty for always."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,12 @@ def plan(manifest: Manifest, overrides: Mapping[str, str], runs: Path) -> Run:
     parameters = manifest.parameters(overrides)
     values = {f"workflow.parameters.{key}": value for key, value in parameters.items()}
     values |= {"workflow.name": name, "workflow.namespace": manifest.namespace}
-    tasks = [_task(task, template, values, manifest, folder) for task, template in manifest.tasks()]
+    tasks = [_task(task, values, manifest, folder) for task in manifest.tasks()]
     return Run(name, manifest.namespace, folder, parameters, tasks)
 
 
-def _task(name: str, template: Mapping[str, Any], values: Mapping[str, str], manifest: Manifest, folder: Path) -> Task:
+def _task(task: DagTask, values: Mapping[str, str], manifest: Manifest, folder: Path) -> Task:
+    name, template = task.name, task.template
     container = template["container"]
     args = container["args"]
     if args[:3] != STEPS_COMMAND:
@@ -94,12 +100,21 @@ def _task(name: str, template: Mapping[str, Any], values: Mapping[str, str], man
         if mount["name"] in claims
     }
     folders["/tmp"] = folder / "tmp" / name  # noqa: S108
-    environment = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
+    environment = {
+        entry["name"]: entry["value"]
+        for entry in container.get("env", [])
+        if "value" in entry and entry["name"] not in POD_VARIABLES
+    }
     return Task(
         name,
         [sys.executable, *(_local(argument, folders, values) for argument in args[1:])],
         environment,
         template.get("retryStrategy") or {},
+        {
+            each["name"]: Path(_local(each["valueFrom"]["path"], folders, values))
+            for each in template.get("outputs", {}).get("parameters", [])
+        },
+        task.when,
     )
 
 
@@ -127,7 +142,11 @@ def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:
     Raises:
         StepFailedError: a step failed, and its retries too. The message names it, its last lines and its log.
     """
+    outputs: dict[str, str] = {}
     for task in run.tasks:
+        if not _applies(task.when, outputs):
+            console.print(_ended("○", "dim", task.name, "skipped"))
+            continue
         log = run.folder / "logs" / f"{task.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         (run.folder / "tmp" / task.name).mkdir(parents=True, exist_ok=True)
@@ -143,32 +162,64 @@ def execute(run: Run, environment: Mapping[str, str], console: Console) -> None:
             seconds = time.monotonic() - started
             if status == 0:
                 console.print(_ended("✓", "green", task.name, f"{seconds:.1f} s"))
+                outputs |= {
+                    f"tasks.{task.name}.outputs.parameters.{name}": path.read_text(encoding="utf-8")
+                    for name, path in task.outputs.items()
+                    if path.is_file()
+                }
                 break
             console.print(_ended("✗", "red", task.name, f"{seconds:.1f} s, exit status {status}"))
-            if attempt == int(task.retries.get("limit", 0)) or not _may_retry(task.retries, status, seconds):
+            if attempt == int(task.retries.get("limit", 0)) or not _may_retry(task.retries, status, seconds, attempt):
                 lines = "\n".join(f"    {line}" for line in last)
                 raise StepFailedError(f"step '{task.name}' failed with exit status {status}\n{lines}\n  its log: {log}")
-            console.print(f"  trying again ({attempt + 1} of {task.retries['limit']})")
+            pause = _pause(task.retries.get("backoff") or {}, attempt)
+            after = f" in {pause:.0f} s" if pause else ""
+            console.print(f"  trying again{after} ({attempt + 1} of {task.retries['limit']})")
+            time.sleep(pause)
 
 
 def _ended(mark: str, colour: str, name: str, text: str) -> Text:
     return Text.assemble((mark, colour), " ", (name, "bold"), f"  {text}")
 
 
-def _may_retry(retries: Mapping[str, Any], status: int, seconds: float) -> bool:
+def _applies(when: str, outputs: Mapping[str, str]) -> bool:
+    """Return whether a task's condition holds, given the output parameters of those before it."""
+    if not when:
+        return True
+    condition = substitute(when, outputs)
+    try:
+        return bool(EvalWithCompoundTypes(names={"true": True, "false": False}).eval(condition))
+    except InvalidExpression as error:
+        raise PipelineError(f"the condition '{condition}' cannot be evaluated here: {error}") from None
+
+
+def _may_retry(retries: Mapping[str, Any], status: int, seconds: float, attempt: int) -> bool:
     """Return whether the manifest's retry strategy covers a container's failure."""
     if retries.get("retryPolicy", "OnFailure") not in ("Always", "OnFailure"):
         return False  # A process that ended has failed; Argo's "error" is a pod that was lost.
     if "expression" not in retries:
         return True
     expression = retries["expression"].replace("&&", " and ").replace("||", " or ")
+    expression = re.sub(r"!(?!=)", " not ", expression)
+    expression = re.sub(r"([\w.]+) contains ('[^']*')", r"(\2 in \1)", expression)
     last = {"exitCode": str(status), "status": "Failed", "duration": str(int(seconds)), "message": ""}
+    names = {"lastRetry": last, "retries": str(attempt)}
     try:
-        return bool(simple_eval(expression, names={"lastRetry": last}, functions={"asInt": int, "asFloat": float}))
+        return bool(EvalWithCompoundTypes(names=names, functions={"asInt": int, "asFloat": float}).eval(expression))
     except InvalidExpression as error:
         raise PipelineError(
             f"the retry expression '{retries['expression']}' cannot be evaluated here: {error}"
         ) from None
+
+
+def _pause(backoff: Mapping[str, Any], attempt: int) -> float:
+    """Return how long to wait before the next attempt, in seconds, as Argo counts it."""
+
+    def duration(text: str) -> float:
+        return float(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1]] if text[-1:].isalpha() else float(text)
+
+    pause = duration(str(backoff.get("duration", "0"))) * int(backoff.get("factor", 1)) ** attempt
+    return min(pause, duration(str(backoff["cap"]))) if "cap" in backoff else pause
 
 
 def _attempt(task: Task, environment: Mapping[str, str], log: Path, console: Console) -> tuple[int, list[str]]:

@@ -4,13 +4,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from pipelines.manifest.argo_rules import lint_argo
+from pipelines.manifest.argo_rules import lint_argo, lint_restricted
 from pipelines.manifest.onepanel_rules import lint_onepanel
 from pipelines.manifest.reader import read_yaml
 
 
-def lint(path: Path) -> list[str]:
+def lint(path: Path, *, restricted: bool = False) -> list[str]:
     """List what the consumer of a manifest would refuse.
+
+    Args:
+        path: the manifest.
+        restricted: whether that is a namespace of Argo's that enforces Pod Security "restricted".
 
     Raises:
         PipelineError: the file is not there or not YAML.
@@ -19,7 +23,10 @@ def lint(path: Path) -> list[str]:
     if not isinstance(document, dict):
         return ["expected a YAML mapping"]
     if "kind" in document:
-        return [*lint_argo(document), *_argo_cli(path)]
+        problems = lint_argo(document)
+        if restricted and not problems:
+            problems = lint_restricted(document)
+        return [*problems, *(_argo_cli(path) if document["kind"] != "List" else [])]
     return lint_onepanel(document)
 
 

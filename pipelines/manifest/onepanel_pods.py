@@ -165,11 +165,11 @@ def argo_pods(spec: Mapping[str, Any], execution: Execution) -> dict[str, Docume
         if "container" in template:
             attempt = "(0)" if "retryStrategy" in template else ""
             node = f"{execution.name}.{task['name']}{attempt}"
-            pods[task["name"]] = _pod(spec, _replaced(template, values), node, execution)
+            pods[task["name"]] = _pod(spec, replaced(template, values), node, execution)
     return pods
 
 
-def _replaced(template: Mapping[str, Any], values: Mapping[str, str]) -> Document:
+def replaced(template: Mapping[str, Any], values: Mapping[str, str]) -> Document:
     """Replace the workflow's variables in every text of a template."""
     for name in re.findall(r"\{\{\s*(workflow\.parameters\..*?)\s*\}\}", json.dumps(template)):
         if name not in values:

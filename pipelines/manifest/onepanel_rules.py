@@ -23,6 +23,8 @@ Problems = Iterator[str]
 MISSHAPEN = "not a workflow spec of Argo v2.12.4"
 FORM_KEYS = {"displayName", "hint", "type", "visibility", "required", "options"}
 """Keys that Onepanel adds to Argo's own for a parameter."""
+NUMBER_OR_TEXT = ("retryStrategy.limit", "retryStrategy.backoff.factor", "].activeDeadlineSeconds")
+"""Fields of v2.12.4 whose content the generated client drops."""
 VISIBILITIES = {"public", "protected", "internal", "private"}
 FORM_TYPES = {p.TEXT, p.NUMBER, p.TEXTAREA, p.SELECT, p.NODE_POOL, "editor.yaml"}
 RESERVED = "sys-"
@@ -58,8 +60,7 @@ def fields_of_argo_2_12(spec: Document) -> Problems:
         return
     for field in lost_fields(spec, understood):
         parameter = field.startswith("arguments.parameters[") and field.rpartition(".")[2] in FORM_KEYS
-        # The generated client has no content for a number-or-text; v2.12.4 knows the field.
-        if not parameter and not field.endswith("retryStrategy.limit"):
+        if not parameter and not field.endswith(NUMBER_OR_TEXT):
             yield f"{field} is not a field of Argo v2.12.4"
 
 

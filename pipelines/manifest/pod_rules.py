@@ -62,6 +62,12 @@ def pod_faults(pod: Document) -> Faults:
     yield from _labels("spec.nodeSelector", spec.get("nodeSelector", {}))
     if spec.get("serviceAccountName"):
         yield from _subdomain("spec.serviceAccountName", spec["serviceAccountName"])
+    if spec.get("priorityClassName"):
+        yield from _subdomain("spec.priorityClassName", spec["priorityClassName"])
+    for index, secret in enumerate(spec.get("imagePullSecrets", [])):
+        yield from _subdomain(f"spec.imagePullSecrets[{index}].name", secret["name"])
+    for index, toleration in enumerate(spec.get("tolerations", [])):
+        yield from _toleration(f"spec.tolerations[{index}]", toleration)
     volumes: set[str] = set()
     for index, volume in enumerate(spec.get("volumes", [])):
         yield from _unique_label(f"spec.volumes[{index}].name", volume["name"], volumes)
@@ -91,6 +97,7 @@ def claim_faults(claim: Document) -> Faults:
 
 def _container(place: str, container: Document, volumes: set[str]) -> Faults:
     name = container["name"]
+    yield from _resources(f"{place}.resources", container.get("resources") or {}, name)
     image = container.get("image", "")
     if not image or image != image.strip():
         yield Fault(f"{place}.image", image, "an image is required, without spaces around it", container=name)
@@ -115,6 +122,46 @@ def _container(place: str, container: Document, volumes: set[str]) -> Faults:
         for reference in ("secretRef", "configMapRef"):
             if reference in source:
                 yield from _subdomain(f"{place}.envFrom[{index}].{reference}.name", source[reference]["name"])
+
+
+def _resources(place: str, resources: Document, container: str) -> Faults:
+    limits = resources.get("limits") or {}
+    for kind in ("requests", "limits"):
+        for name, amount in (resources.get(kind) or {}).items():
+            where = f"{place}.{kind}[{name}]"
+            if not QUANTITY.fullmatch(str(amount)):
+                yield Fault(where, amount, "a quantity is a number, such as 500m, 2 or 4Gi", container=container)
+            elif kind == "requests" and name in limits and quantity(str(amount)) > quantity(str(limits[name])):
+                reason = f"must be less than or equal to {name} limit of {limits[name]}"
+                yield Fault(where, amount, reason, container=container)
+
+
+def quantity(text: str) -> float:
+    """Return the number that a quantity such as 500m or 4Gi stands for; infinity if it is none."""
+    if not QUANTITY.fullmatch(text):
+        return float("inf")
+    digits = re.match(r"[0-9.]+", text)
+    assert digits
+    unit = text[digits.end() :]
+    if unit[:1] in ("e", "E") and unit[1:]:
+        return float(text)
+    if unit.endswith("i"):
+        return float(digits[0]) * 1024.0 ** ("KMGTPE".index(unit[0]) + 1)
+    return float(digits[0]) * {"m": 1e-3, "": 1.0, "k": 1e3, "K": 1e3}.get(unit, 1e3 ** (" KMGTPE".index(unit or " ")))
+
+
+def _toleration(place: str, toleration: Document) -> Faults:
+    operator = toleration.get("operator", "Equal")
+    if operator not in ("Equal", "Exists"):
+        yield Fault(f"{place}.operator", operator, "must be Equal or Exists")
+    if toleration.get("effect", "") not in ("", "NoSchedule", "PreferNoSchedule", "NoExecute"):
+        yield Fault(f"{place}.effect", toleration["effect"], "must be NoSchedule, PreferNoSchedule or NoExecute")
+    if toleration.get("key"):
+        yield from _key(f"{place}.key", toleration["key"])
+    elif operator != "Exists":
+        yield Fault(f"{place}.operator", operator, "must be Exists when `key` is empty")
+    if operator == "Exists" and toleration.get("value"):
+        yield Fault(f"{place}.value", toleration["value"], "must be empty when `operator` is Exists")
 
 
 def _ports(place: str, container: Document, host_ports: set[tuple[int, str]]) -> Faults:

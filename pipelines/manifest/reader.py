@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -19,8 +19,17 @@ from steps.cli import parse
 from steps.common.errors import StepError
 from steps.hyperparameters import check_settings
 
-TASK_KEYS = {"name", "template", "dependencies"}
+TASK_KEYS = {"name", "template", "dependencies", "when"}
 """Keys of a task that can be run here: anything else changes what Argo would do."""
+
+
+class DagTask(NamedTuple):
+    """A task of a DAG."""
+
+    name: str
+    template: Mapping[str, Any]
+    when: str
+    """Condition under which it runs, in Argo's words; empty for always."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class Manifest:
         if not isinstance(document, dict):
             raise PipelineError(f"{path} is not a workflow: run `make compile`")
         spec = document.get("spec", document)
+        if isinstance(spec, dict):
+            spec = spec.get("workflowSpec", spec)  # Of a CronWorkflow.
         if not isinstance(spec, dict) or not {"entrypoint", "templates"} <= spec.keys():
             raise PipelineError(f"{path} is not a workflow: it has no 'entrypoint' or no 'templates'")
         return cls(path, document.get("metadata") or {}, spec)
@@ -69,7 +80,7 @@ class Manifest:
         defaults = {name: each["value"] for name, each in declared.items() if "value" in each}
         return {**defaults, **overrides}
 
-    def tasks(self) -> list[tuple[str, Mapping[str, Any]]]:
+    def tasks(self) -> list[DagTask]:
         """Return the DAG's tasks in an order that its dependencies allow, each with its template.
 
         Raises:
@@ -92,7 +103,7 @@ class Manifest:
             raise PipelineError(f"{self.path}: the tasks {', '.join(error.args[1])} depend on one another") from None
         if unknown := set(order) - tasks.keys():
             raise PipelineError(f"{self.path}: a task depends on '{min(unknown)}', which does not exist")
-        return [(name, templates[tasks[name]["template"]]) for name in order]
+        return [DagTask(name, templates[tasks[name]["template"]], tasks[name].get("when", "")) for name in order]
 
     def check(self, overrides: Mapping[str, str]) -> None:
         """Refuse parameter values that the workflow's steps would refuse when they run.

@@ -119,7 +119,7 @@ def _split(name: str, value: str) -> list[str]:
 def part(manifest: Manifest, steps: Collection[str]) -> Manifest:
     """Return a workflow of some of the steps, by their names on the command line; others are left out of the DAG."""
     spec = copy.deepcopy(dict(manifest.spec))
-    tasks = dict(manifest.tasks())
+    tasks = {task.name: task.template for task in manifest.tasks()}
     kept = {name for name, template in tasks.items() if step_of(template) in steps}
     (dag,) = (each["dag"] for each in spec["templates"] if each["name"] == spec["entrypoint"])
     before = {task["name"]: task.get("dependencies", []) for task in dag["tasks"]}
@@ -142,7 +142,7 @@ def part(manifest: Manifest, steps: Collection[str]) -> Manifest:
 
 def without(manifest: Manifest, steps: Collection[str]) -> Manifest:
     """Return a workflow without some of the steps, by their names on the command line."""
-    return part(manifest, {step_of(template) for _, template in manifest.tasks()} - set(steps))
+    return part(manifest, {step_of(task.template) for task in manifest.tasks()} - set(steps))
 
 
 def data_workflow(manifest: Manifest) -> Manifest:
@@ -178,6 +178,6 @@ def step_of(template: Mapping[str, Any]) -> str:
 
 
 def _parameters_of(manifest: Manifest) -> set[str]:
-    text = json.dumps([template for _, template in manifest.tasks()])
+    text = json.dumps([task.template for task in manifest.tasks()])
     declared = {each["name"] for each in manifest.spec.get("arguments", {}).get("parameters", [])}
     return {name for name in declared if f"{{{{workflow.parameters.{name}}}}}" in text}

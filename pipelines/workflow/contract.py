@@ -13,6 +13,18 @@ CODE = "/mnt/src"
 VOLUMES = {"data": DATA, "output": OUTPUT}
 """Volumes that live as long as the workflow, and where each container mounts them."""
 
+BOXES = ("fetch-dump", "prepare-data", "train-detr", "evaluate", "upload-artifacts", "promote-model", "annotate")
+"""The steps as users see them: names of the DAG's tasks and of their templates."""
+
+SCRATCH = "/tmp"  # noqa: S108 - a path in a pod
+"""The one place beside the volumes where a step writes: caches, and the packages that its pod installs."""
+PACKAGES = f"{SCRATCH}/packages"
+TENSORBOARD_PACKAGES = f"{SCRATCH}/tensorboard"
+POD_VARIABLES = ("HOME", "PYTHONPATH")
+"""Variables that say where things are in a pod, and mean nothing elsewhere."""
+LOCKS = f"{CODE}/requirements"
+"""Names of packages with versions and hashes, which pods without an image of their own install; `make lock`."""
+
 METRICS_FILE = "/tmp/sys-metrics.json"  # noqa: S108 - where Onepanel's core looks for it
 ONEPANEL_CONFIG = str(ONEPANEL_CONFIG_DIR)
 ONEPANEL_VOLUME = "onepanel-config"

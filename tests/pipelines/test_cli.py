@@ -52,11 +52,12 @@ def test_a_wheel_without_manifests_compiles_them(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "pipelines", *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
-    assert installed("lint").stdout.count(": ok") == 3
+    assert installed("lint").stdout.count(": ok") == 4
     assert "parameter 'epochs' is '0'" in installed("run", "--epochs", "0").stderr
     assert "no-such.yaml cannot be read" in installed("run", "--manifest", "no-such.yaml").stderr
     assert installed("compile").stdout.splitlines() == [
         "manifests/onepanel/detr-training.yaml",
         "manifests/argo/detr-training.workflowtemplate.yaml",
         "manifests/argo/detr-training.workflow.yaml",
+        "manifests/argo/rbac.yaml",
     ]

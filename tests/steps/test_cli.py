@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from steps.cli import STEPS, parse
+from steps.common import console
+from steps.common.console import fail
 from steps.options import MODEL_CHOICES
 from tests.steps.refusals import refused
 
@@ -44,7 +46,7 @@ def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
         assert parse(shlex.split(example)[3:])[0] == name
     training = " ".join(screens["train"].stdout.split())
     assert f"{', '.join(MODEL_CHOICES)}; or a published one: hf:NAME-OR-FOLDER. auto: by what is there." in training
-    assert training.count("[default: (auto)]") == 2
+    assert training.count("[default: (auto)]") == 3
 
 
 def test_no_arguments_and_version() -> None:
@@ -54,6 +56,15 @@ def test_no_arguments_and_version() -> None:
     done = run("--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("cvat-detr")
+
+
+def test_a_refusal_is_left_where_kubernetes_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(console, "TERMINATION_LOG", tmp_path / "log")
+    fail("on a laptop")
+    assert not (tmp_path / "log").exists()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert fail("image 7 is missing", 75) == 75
+    assert (tmp_path / "log").read_text() == "image 7 is missing"
 
 
 def test_windows_is_one_line() -> None:
@@ -143,7 +154,7 @@ class TestParse:
         assert arguments == {
             "dataset_dir": Path("/data"), "output_dir": Path("/output"), "model": "detr_tiny", "epochs": 3,
             "batch_size": 8, "hyperparameters": "lr: 1e-4", "checkpoint": "k", "seed": 7,
-            "namespace": "n", "bucket": "b", "endpoint": "e", "region": "r",
+            "processes": None, "namespace": "n", "bucket": "b", "endpoint": "e", "region": "r",
         }  # fmt: skip
 
     def test_defaults_are_the_function_s(self) -> None:

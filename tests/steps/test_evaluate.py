@@ -38,7 +38,13 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_leaves_what_it_promises(run: Path) -> None:
-    metrics = evaluate_model(run / "dataset", run / "output", metrics_file=str(run / "mlpipeline-metrics.json"))
+    metrics = evaluate_model(
+        run / "dataset",
+        run / "output",
+        metrics_file=str(run / "mlpipeline-metrics.json"),
+        values_dir=str(run / "values"),
+    )
+    assert (run / "values" / "AP50").read_text() == f"{metrics['AP50']:.4f}"
     assert json.loads((run / "output" / "metrics.json").read_text()) == metrics
     assert set(metrics) >= COCO_NAMES
     assert all(metrics[name] == -1 or 0 <= metrics[name] <= 1 for name in COCO_NAMES)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,20 @@ def test_leaves_what_it_promises(trained: Path) -> None:
     assert json.loads((trained / "train.json").read_text()) == summary
     epochs = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in epochs] == [1]
+
+
+def test_two_processes_share_the_work_and_refuse_with_one_status(dataset_dir: Path, output_dir: Path) -> None:
+    command = [sys.executable, "-m", "steps", "train", "--dataset-dir", dataset_dir, "--output-dir", output_dir]
+    command += ["--model", "detr_tiny", "--epochs", "1", "--processes", "2", "--hyperparameters", SMALL]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((output_dir / "train.json").read_text())["processes"] == 2
+
+    (dataset_dir / "annotations" / "instances_val.json").unlink()
+    result = subprocess.run([*command, "--batch-size", "2"], capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr
+    assert "instances_val.json is not there" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 class TestCheckpoint:

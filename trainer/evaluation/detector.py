@@ -92,11 +92,19 @@ def _tidy(detections: dict[str, Tensor], width: int, height: int, thresholds: Te
 def load(path: str | Path, device: str = "auto") -> Detector:
     """Opens a checkpoint that `trainer.train` wrote.
 
+    Args:
+        path: of the checkpoint, or of the folder of a run, whose best one is taken. `steps.load` takes the address of
+            either in a bucket as well.
+        device: as in `TrainConfig.device`.
+
     Raises:
         TrainerError: the file is missing, damaged, or not one of ours (the authors' checkpoints name no
             classes; start a training from them with `pretrained` instead).
     """
-    return from_content(checkpoint.read(path), path, pick_device(device))
+    file = checkpoint.find_checkpoint(path)
+    if file is None and Path(path).expanduser().is_dir():
+        raise TrainerError(f"the folder {path} has no checkpoints/best.pth: give that of a run that has been trained")
+    return from_content(checkpoint.read(file or path), file or path, pick_device(device))
 
 
 def from_content(content: dict[str, Any], path: str | Path, device: torch.device) -> Detector:

@@ -103,6 +103,21 @@ class DetectionModel(nn.Module, ABC):
             For each image `scores` `[n]` in 0..1, `labels` int64 `[n]` and `boxes` `[n, 4]` (x0, y0, x1, y1 in px).
         """
 
+    def decode(self, outputs: Any, sizes: Tensor) -> dict[str, Tensor]:
+        """As `detections`, in tensors of one shape for all images, which is what an exported graph can give.
+
+        Returns:
+            `scores` `[B, N]`, `labels` int64 `[B, N]` and `boxes` `[B, N, 4]`, in any order; what is no detection
+            has the score 0.
+
+        Raises:
+            TrainerError: the model cannot, and so cannot be exported as a graph.
+        """
+        raise TrainerError(
+            f"{self.spec['model']} cannot be exported as a graph, as it treats each image apart: "
+            "export it to safetensors"
+        )
+
     def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
         """The weights that train, as groups for AdamW, each with `params` and its `lr`.
 

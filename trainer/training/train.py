@@ -133,10 +133,9 @@ def _train(config: TrainConfig, processes: Processes) -> TrainResult:
         state.position.warnings = [*warnings, *(w for w in state.position.warnings if w not in warnings)]
         if device.type == "cuda" and torch.cuda.device_count() > processes.on_this_machine:
             _log.info(
-                "%d GPUs are here and %d are used: `torchrun --nproc-per-node %d -m steps train` uses all",
+                "%d GPUs are here and %d are used: `--processes auto` uses all",
                 torch.cuda.device_count(),
                 processes.on_this_machine,
-                torch.cuda.device_count(),
             )
         if state.position.epoch < state.end_epoch:
             _log.info("training on %s in %s with %d threads", device, arithmetic.name, threads)

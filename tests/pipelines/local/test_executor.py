@@ -1,7 +1,9 @@
 """Planning and executing a manifest, with real processes of the real steps."""
 
+import dataclasses
 import io
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import yaml
 from rich.console import Console
 
 from pipelines.errors import PipelineError
-from pipelines.local.executor import Run, StepFailedError, execute, plan
+from pipelines.local.executor import Run, StepFailedError, _may_retry, _pause, execute, plan
 from pipelines.manifest.reader import Manifest
+from pipelines.workflow.containers import retry_expression
+from pipelines.workflow.contract import WORKFLOW
 
 PREPARE = ["python", "-m", "steps", "prepare", "--dataset-dir", "/mnt/data", "--val-split"]
 ALWAYS = {"limit": "2", "retryPolicy": "Always"}
@@ -117,6 +121,31 @@ def test_the_manifests_retries_are_honoured(tmp_path: Path, retries: dict[str, s
     assert (run.folder / "logs" / "the-box.log").read_text().count("error: ") == attempts
 
 
+@pytest.mark.parametrize(
+    ("status", "attempt", "again"),
+    [
+        (2, 0, False),
+        (1, 0, True),
+        (1, 1, True),
+        (1, 2, False),
+        (75, 2, True),
+        (75, 9, True),
+        (143, 9, True),
+        (137, 9, True),
+    ],
+)
+def test_mistakes_defects_and_bad_luck_are_told_apart(status: int, attempt: int, again: bool) -> None:
+    retries = {**ALWAYS, "expression": retry_expression(2)}
+    assert _may_retry(retries, status, 1.0, attempt) is again
+
+
+def test_pauses_grow_to_their_cap() -> None:
+    backoff = {"duration": "10s", "factor": "2", "cap": "5m"}
+    assert [_pause(backoff, attempt) for attempt in range(7)] == [10, 20, 40, 80, 160, 300, 300]
+    assert _pause({"duration": "20s"}, 9) == 20
+    assert _pause({}, 3) == 0
+
+
 def test_a_retry_expression_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     run = planned(tmp_path, [*PREPARE, "20"], {**ALWAYS, "expression": "sprig.now() > 1"})
     with pytest.raises(PipelineError, match=r"sprig\.now"):
@@ -132,3 +161,33 @@ def test_credentials_of_the_caller_stay_behind(tmp_path: Path, monkeypatch: pyte
     console = Console(file=io.StringIO(), width=200)
     with pytest.raises(StepFailedError, match="no S3 credentials"):
         execute(run, {"AWS_EC2_METADATA_DISABLED": "true"}, console)
+
+
+@pytest.mark.parametrize(("changed", "ran"), [("true", True), ("false", False)])
+def test_a_task_whose_condition_does_not_hold_is_skipped(tmp_path: Path, changed: str, ran: bool) -> None:
+    run = planned(tmp_path, [*PREPARE, "20"])
+    (task,) = run.tasks
+    decide = dataclasses.replace(
+        task,
+        name="decide",
+        command=[sys.executable, "-c", f"open({str(tmp_path / 'changed')!r}, 'w').write('{changed}')"],
+        outputs={"changed": tmp_path / "changed"},
+    )
+    then = dataclasses.replace(
+        task,
+        command=[sys.executable, "-c", "print('here')"],
+        when="{{tasks.decide.outputs.parameters.changed}} == true",
+    )
+    said = executed(dataclasses.replace(run, tasks=[decide, then]))
+    assert ("here" in said) == ran
+    assert ("skipped" in said) != ran
+
+
+@pytest.mark.parametrize(
+    ("status", "attempt", "again"),
+    [(2, 0, False), (1, 1, True), (1, 2, False), (75, 5, True), (143, 9, True), (137, 9, True)],
+)
+def test_the_compiled_manifest_tries_again_what_may_pass(status: int, attempt: int, again: bool) -> None:
+    templates = Manifest.load(WORKFLOW).spec["templates"]
+    retries = next(each["retryStrategy"] for each in templates if each["name"] == "train-detr")
+    assert _may_retry(retries, status, 60.0, attempt) is again

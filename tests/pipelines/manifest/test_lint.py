@@ -22,9 +22,9 @@ ARGO: Spec = yaml.safe_load(WORKFLOW.read_text())
 
 
 def test_the_compiled_manifests_are_accepted() -> None:
-    result = pipelines("lint")
+    result = pipelines("lint", "--restricted")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count(": ok") == len(list(MANIFESTS.rglob("*.yaml"))) == 3
+    assert result.stdout.count(": ok") == len(list(MANIFESTS.glob("*/*.yaml"))) == 4
 
 
 def test_problems_are_printed_with_the_file_and_fail(tmp_path: Path) -> None:
@@ -72,6 +72,8 @@ def test_argos_own_schemas_accept_the_manifests(version: str, kind: str, documen
         for key in FORM_KEYS:
             each.pop(key, None)
     schema = strict(json.loads(path.read_text()))
+    # What its name says; the schema's generator knows only the half of it.
+    schema["definitions"]["io.k8s.apimachinery.pkg.util.intstr.IntOrString"] = {"type": ["integer", "string"]}
     (name,) = (each for each in schema["definitions"] if each.endswith(f"v1alpha1.{kind}"))
     validator = jsonschema.Draft7Validator({"$ref": f"#/definitions/{name}", "definitions": schema["definitions"]})
     assert [f"{list(error.absolute_path)}: {error.message}" for error in validator.iter_errors(document)] == []

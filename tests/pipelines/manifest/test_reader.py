@@ -35,7 +35,7 @@ def written(folder: Path, spec: object) -> Path:
 
 
 def test_tasks_come_after_what_they_depend_on(tmp_path: Path) -> None:
-    names = [name for name, _ in Manifest.load(written(tmp_path, {"spec": SPEC})).tasks()]
+    names = [task.name for task in Manifest.load(written(tmp_path, {"spec": SPEC})).tasks()]
     assert names[0] == "first"
     assert names[-1] == "last"
     assert sorted(names) == ["first", "last", "left", "right"]
@@ -63,7 +63,7 @@ def test_wrong_overrides_are_refused(tmp_path: Path, overrides: dict[str, str], 
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ({"name": "odd", "template": "box", "when": "true"}, "'when'"),
+        ({"name": "odd", "template": "box", "withItems": [1, 2]}, "'withItems'"),
         ({"name": "odd", "template": "gone"}, "no container template"),
         ({"name": "odd", "template": "box", "dependencies": ["gone"]}, "'gone'"),
         ({"name": "odd", "template": "box", "dependencies": ["odd"]}, "depend on one another"),

@@ -56,9 +56,9 @@ def test_a_value_with_a_comma_is_quoted() -> None:
 def test_steps_that_are_left_out_leave_a_workflow_in_order() -> None:
     manifest = Manifest.load(WORKFLOW)
     kept = part(manifest, {"fetch", "upload"})
-    assert [name for name, _ in kept.tasks()] == ["fetch-dump", "upload-artifacts"]
+    assert [task.name for task in kept.tasks()] == ["fetch-dump", "upload-artifacts"]
     (dag,) = (each["dag"] for each in kept.spec["templates"] if "dag" in each)
     assert [task.get("dependencies") for task in dag["tasks"]] == [None, ["fetch-dump"]]
     assert {each["name"] for each in kept.spec["templates"]} == {"main", "fetch-dump", "upload-artifacts"}
-    assert next(name for name, _ in without(manifest, {"fetch", "prepare"}).tasks()) == "train-detr"
+    assert next(task.name for task in without(manifest, {"fetch", "prepare"}).tasks()) == "train-detr"
     assert len(manifest.tasks()) == 5, "the manifest itself stays as it is"

@@ -93,7 +93,8 @@ class DdqDetector(DetectionModel):
         memory = flatten_levels(levels)
         shapes = [(level.shape[2], level.shape[3]) for level in levels]
         height, width = (side * PYRAMID_STRIDES[0] for side in shapes[0])
-        size = memory.new_tensor([width, height, width, height], dtype=torch.float32)
+        # Not a list of numbers: an exported graph would keep those of the images that it was recorded with.
+        size = torch.stack([torch.full((), side, device=memory.device) for side in (width, height)]).float().repeat(2)
 
         boxes, cells = box_convert(_gather(dense.boxes, queries.indices), "xyxy", "cxcywh"), queries.indices
         distinct, count = queries.distinct, queries.indices.shape[1]
@@ -103,7 +104,7 @@ class DdqDetector(DetectionModel):
         group = _groups(queries, denoising)
         apart = group[:, None] != group
         # Itself each query sees always: a softmax over nothing is not a number.
-        others = ~torch.eye(len(group), dtype=torch.bool, device=group.device)
+        others = ~torch.eye(group.shape[0], dtype=torch.bool, device=group.device)
 
         state = self.query_embed(torch.cat([_gather(memory, cells), _gather(dense.features, cells)], dim=-1))
         said = Layer(_gather(dense.logits, cells), boxes)
@@ -132,18 +133,23 @@ class DdqDetector(DetectionModel):
     @torch.no_grad()
     def detections(self, outputs: Outputs, sizes: Tensor) -> list[dict[str, Tensor]]:
         """Decodes the last layer; `scores` descend, and boxes lie within the image."""
+        decoded = self.decode(outputs, sizes)
+        found = []
+        for image, distinct in enumerate(outputs.distinct[-1]):
+            order = decoded["scores"][image].argsort(descending=True, stable=True)
+            order = order[distinct[order]]
+            found.append({name: values[image][order] for name, values in decoded.items()})
+        return found
+
+    def decode(self, outputs: Outputs, sizes: Tensor) -> dict[str, Tensor]:
+        """Decodes the last layer's queries; the suppressed ones have the score 0."""
         count = outputs.distinct.shape[2]
         scores, labels = outputs.logits[-1, :, :count].sigmoid().max(-1)
         scale = sizes.to(outputs.sizes).flip(1) / outputs.sizes
         boxes = box_convert(outputs.boxes[-1, :, :count], "cxcywh", "xyxy") * scale.repeat(1, 2)[:, None]
         limit = sizes.to(boxes).flip(1).repeat(1, 2)[:, None]
         boxes = torch.minimum(boxes.clamp(min=0), limit)
-        found = []
-        for score, label, box, distinct in zip(scores, labels, boxes, outputs.distinct[-1], strict=True):
-            order = score.argsort(descending=True, stable=True)
-            order = order[distinct[order]]
-            found.append({"scores": score[order], "labels": label[order], "boxes": box[order]})
-        return found
+        return {"scores": scores.masked_fill(~outputs.distinct[-1], 0), "labels": labels, "boxes": boxes}
 
     def load_pretrained(self, source: str, class_names: Sequence[str] | None) -> None:
         """Loads initial weights, and keeps batch normalisation as it is in them; see `pretrained.load`."""

@@ -55,6 +55,6 @@ def select_queries(dense: Dense, candidates: int, count: int, threshold: float) 
     best, order = scores.topk(min(candidates, total), dim=1)
     boxes = dense.boxes.gather(1, order[..., None].expand(-1, -1, 4))
     keep = suppress(boxes, best, best.isfinite(), threshold)
-    # A stable sort by "dropped" alone leaves both halves in the order of their scores.
-    place = (~keep).to(torch.uint8).sort(dim=1, stable=True).indices[:, :count]
+    # Both halves stay in the order of their scores. ONNX has no stable sort, so no two keys are equal.
+    place = (torch.arange(keep.shape[1], device=keep.device) + candidates * ~keep).argsort(dim=1)[:, :count]
     return Queries(order.gather(1, place), keep.gather(1, place))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -27,4 +28,6 @@ def key_mask(padding: Tensor) -> Tensor | None:
 
     Only a CPU is asked whether anything is: the answer of a GPU would have to be waited for.
     """
-    return None if padding.device.type == "cpu" and not padding.any() else padding
+    if padding.device.type != "cpu" or torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return padding
+    return padding if padding.any() else None

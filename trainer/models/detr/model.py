@@ -159,6 +159,10 @@ class DETR(DetectionModel):
         """One detection for each query; see `post_process`."""
         return post_process(outputs, sizes)
 
+    def decode(self, outputs: dict[str, Any], sizes: Tensor) -> dict[str, Tensor]:
+        """One detection for each query; see `decode`."""
+        return decode(outputs, sizes)
+
     def load_pretrained(self, source: str, class_names: Sequence[str] | None) -> None:
         """Loads weights, and keeps batch normalisation fixed where it was in them; see `pretrained.load`."""
         if pretrained.load(self, source, self.spec["model"], self.design, class_names):
@@ -209,8 +213,14 @@ def post_process(outputs: dict[str, Any], target_sizes: Tensor) -> list[dict[str
         For each image `scores` `[Q]` (the probability of the best class other than "no object"), `labels`
         `[Q]` (its index) and `boxes` `[Q, 4]` (x0, y0, x1, y1 in pixels, which may reach over the edge).
     """
+    found = decode(outputs, target_sizes)
+    return [{name: values[image] for name, values in found.items()} for image in range(len(target_sizes))]
+
+
+def decode(outputs: dict[str, Any], target_sizes: Tensor) -> dict[str, Tensor]:
+    """As `post_process`, with the images of a batch together: `[B, Q]` and `[B, Q, 4]`."""
     scores, labels = outputs["pred_logits"].softmax(-1)[..., :-1].max(-1)
     height, width = target_sizes.to(outputs["pred_boxes"]).unbind(1)
     scale = torch.stack([width, height, width, height], dim=1)[:, None]
     boxes = box_convert(outputs["pred_boxes"], "cxcywh", "xyxy") * scale
-    return [{"scores": s, "labels": c, "boxes": b} for s, c, b in zip(scores, labels, boxes, strict=True)]
+    return {"scores": scores, "labels": labels, "boxes": boxes}

@@ -123,7 +123,7 @@ class Decoder(nn.Module):
             query_position: the learned object queries, `[Q, dim]`.
         """
         keys = memory + position
-        x = torch.zeros_like(query_position).expand(len(memory), -1, -1)
+        x = torch.zeros_like(query_position).expand(memory.shape[0], -1, -1)
         after_each = []
         for layer in self.layers:
             x = layer(x, keys, memory, padding, query_position)

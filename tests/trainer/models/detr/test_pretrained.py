@@ -10,6 +10,7 @@ import torch
 from tests.trainer.building import build_model
 from trainer import checkpoint
 from trainer.errors import TrainerError
+from trainer.models import download
 from trainer.models.backbones.frozen_norm import FrozenBatchNorm2d
 from trainer.models.detr.anchors import spread_boxes
 from trainer.models.detr.model import DETR
@@ -194,6 +195,7 @@ def test_a_file_that_holds_no_detr_is_refused(content, tmp_path: Path):
 
 def test_weights_out_of_reach_say_which_file_to_put_where(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(download, "RETRY_SECONDS", 1.0)
     # No proxy answers on the discard port, so nothing leaves this machine.
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")

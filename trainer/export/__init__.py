@@ -1,0 +1,1 @@
+"""Trained checkpoints as files that other software runs."""
