@@ -28,7 +28,7 @@ test: $(READY) ## Run the tests (a few minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist worksteal
 
 test-slow: $(READY) ## Run the tests that train for minutes
-	@$(BIN)/python -m pytest -m slow
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal
 
 compile: $(READY) ## Write manifests/ from the workflow in pipelines/
 	@$(BIN)/python -m pipelines compile
