@@ -128,7 +128,7 @@ class Case:
         if status == 0:
             return "the right bytes", self.right()
         lines = said.strip().splitlines()
-        plain = status < 0 or (status in (EXIT_USER_ERROR, EXIT_TEMPORARY) and len(lines) == 1)
+        plain = status < 0 or (status in (EXIT_USER_ERROR, EXIT_TEMPORARY, 128 + signal.SIGTERM) and len(lines) == 1)
         truthful = self.truthful()
         again = self.start(STORAGE_STALL_SECONDS="30")
         _, said_again = again.communicate(timeout=timeout)
