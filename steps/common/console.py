@@ -120,7 +120,7 @@ def log_to(stream: TextIO) -> None:
 
 def fail(message: str, status: int = EXIT_USER_ERROR) -> int:
     """Print a user error; give the exit status for it."""
-    print(presentable(f"error: {message}"), file=sys.stderr)
+    print(presentable(f"error: {' '.join(message.splitlines())}"), file=sys.stderr)
     _tell_cluster(message)
     return status
 

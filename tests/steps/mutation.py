@@ -190,13 +190,17 @@ def _run_step(arguments: list[str], outside: str) -> tuple[int | str, str, list[
 
 
 def _load(path: str, outside: str) -> tuple[int | str, str, list[str]]:
+    from steps.common.console import fail
     from trainer.errors import TrainerError
     from trainer.evaluation.detector import load
 
+    err = io.StringIO()
     try:
-        load(path, "cpu")
+        with contextlib.redirect_stderr(err):
+            load(path, "cpu")
     except TrainerError as error:
-        return 2, f"error: {error}\n", []
+        with contextlib.redirect_stderr(err):
+            return fail(str(error)), err.getvalue(), []
     except BaseException:
         return traceback.format_exc(), "", []
     return 0, "", []

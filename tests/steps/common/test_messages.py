@@ -57,8 +57,8 @@ def test_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> 
     log.addHandler(handler)
     log.warning("class %s: AP %.1f", "\x1b]0;evil\x07\u202e\nerror: all is well", 0.5)
     assert stream.getvalue() == "class \\x1b]0;evil\\x07\ufffd error: all is well: AP 0.5\n"
-    fail("\x1b[2J\u2066x")
-    assert capsys.readouterr().err == "error: \\x1b[2J\ufffdx\n"
+    fail("\x1b[2J\u2066x\nerror: y")
+    assert capsys.readouterr().err == "error: \\x1b[2J\ufffdx error: y\n"
 
 
 def test_marks_of_direction() -> None:

@@ -400,9 +400,11 @@ class TestValues:
             os.mkdir("deep")
             os.chdir("deep")
         monkeypatch.chdir(root)
-        refuse(root, outside, str(root), "lies too deep: move it up")
-        # pytest's own removal of old folders goes down by paths, which end at 4,096 bytes.
-        subprocess.run(["rm", "-rf", str(root / "deep")], check=True)
+        try:
+            refuse(root, outside, str(root), "lies too deep: move it up")
+        finally:
+            # pytest's own removal of old folders goes down by recursion.
+            subprocess.run(["rm", "-rf", str(root / "deep")], check=True)
 
     @pytest.mark.parametrize("name", ["instances_train.json", "instances_val.json"])
     def test_folder_in_the_way_of_an_output(self, root: Path, name: str) -> None:
