@@ -6,6 +6,7 @@ import hashlib
 import io
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -56,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    # urllib keeps the proxies of its first download for all others of the process.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     monkeypatch.setattr(module, "STALL_SECONDS", 1.0)
     monkeypatch.setattr(module, "RETRY_SECONDS", 10.0)
     with Server(("127.0.0.1", 0), Handler) as server:

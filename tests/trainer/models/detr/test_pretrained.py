@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,7 @@ def test_a_file_that_holds_no_detr_is_refused(content, tmp_path: Path):
 def test_weights_out_of_reach_say_which_file_to_put_where(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(download, "RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(urllib.request, "_opener", None)
     # No proxy answers on the discard port, so nothing leaves this machine.
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
