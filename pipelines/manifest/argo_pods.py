@@ -27,10 +27,10 @@ def pods_of_argo(document: Mapping[str, Any]) -> dict[str, Document]:
     """
     spec, metadata = document["spec"], document["metadata"]
     workflow = metadata.get("name") or f"{metadata.get('generateName', '')}x7k2p"
-    values = {
-        f"workflow.parameters.{each['name']}": str(each.get("value", ""))
-        for each in spec.get("arguments", {}).get("parameters", [])
-    }
+    given = {each["name"]: str(each.get("value", "")) for each in spec.get("arguments", {}).get("parameters", [])}
+    values = {f"workflow.parameters.{name}": value for name, value in given.items()}
+    # The expression that a manifest inside the manifest quotes them with.
+    values |= {f"=toJson(workflow.parameters['{name}'])": json.dumps(value) for name, value in given.items()}
     values |= {"workflow.name": workflow, "workflow.namespace": metadata.get("namespace", "default")}
     return {
         template["name"]: _pod(spec, replaced(template, values), workflow)

@@ -4,6 +4,7 @@ Source: jobset.sigs.k8s.io, API v1alpha2 (`status.terminalState` since 0.6). Kue
 label of a queue says so. Nothing here is Argo's but the template that creates the JobSet and waits for it.
 """
 
+import re
 from typing import Any
 
 import yaml
@@ -18,6 +19,9 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _NAME = "{{workflow.name}}-train"
 _JOB = "node"
 _PORT = 29500
+_QUOTED = re.compile(r"'\{\{workflow\.parameters\.([^}']+)\}\}'")
+"""A parameter as YAML quotes it. Argo puts values into the text as they are, where a line break or a quote would end
+the quotes: an expression quotes them anew."""
 _INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 
@@ -100,7 +104,7 @@ def across_nodes(
         set_owner_reference=True,
         success_condition="status.terminalState == Completed",
         failure_condition="status.terminalState == Failed",
-        manifest=yaml.safe_dump(document, sort_keys=False),
+        manifest=_QUOTED.sub(r"{{=toJson(workflow.parameters['\1'])}}", yaml.safe_dump(document, sort_keys=False)),
         retry_strategy=m.RetryStrategy(limit=m.IntOrString(root="5"), retry_policy="OnError"),
     )
 

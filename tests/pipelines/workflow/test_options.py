@@ -97,7 +97,19 @@ def test_pods_of_several_nodes_know_each_other() -> None:
     assert list(restricted_faults({"spec": pod})) == []
     assert {claim["spec"]["accessModes"][0] for claim in document["spec"]["volumeClaimTemplates"]} == {"ReadWriteMany"}
     resource = next(each for each in document["spec"]["templates"] if each["name"] == "train-detr")["resource"]
-    assert yaml.safe_load(resource["manifest"])["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "team"}
+    assert {"kueue.x-k8s.io/queue-name: team", "kind: JobSet"} <= {
+        line.strip() for line in resource["manifest"].splitlines()
+    }
+
+
+def test_values_of_several_lines_reach_the_pods_of_several_nodes() -> None:
+    document = compiled(**COMBINATIONS["several nodes"])["Workflow"]
+    nasty = "lr: 0.0002\naugment: 'none'  # \"x\": {y}"
+    for parameter in document["spec"]["arguments"]["parameters"]:
+        if parameter["name"] == "hyperparameters":
+            parameter["value"] = nasty
+    (main,) = pods_of_argo(document)["train-detr"]["spec"]["containers"]
+    assert main["args"][main["args"].index("--hyperparameters") + 1] == nasty
 
 
 @pytest.mark.parametrize(
