@@ -1,6 +1,5 @@
 """Files that are either whole or not there."""
 
-import hashlib
 import json
 import os
 import uuid
@@ -33,15 +32,6 @@ def replacing(target: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """Give the SHA-256 sum of a file, in hexadecimal."""
-    sum_ = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1024 * 1024):
-            sum_.update(block)
-    return sum_.hexdigest()
 
 
 def write_json(target: Path, value: Any, *, indent: bool = True) -> None:

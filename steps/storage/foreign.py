@@ -13,12 +13,12 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
 from steps.common.errors import StepError, TemporaryError
-from steps.common.files import sha256_of
 from steps.storage.checksums import Sums
 from steps.storage.config import StorageConfig
 from steps.storage.errors import ChangedError, NotThereError, in_words, one_line
 from steps.storage.objects import RemoteObject, Sent
 from steps.storage.threads import PART_BYTES, PARTS_IN_FLIGHT
+from trainer.data.fingerprint import file_digest
 
 
 def open_folder(folder: Path, *, create: bool) -> "Foreign":
@@ -111,7 +111,7 @@ class Foreign:
         local = isinstance(self.store, LocalStore)
         attributes: Any = {} if local else {"attributes": {"Content-Type": content_type}}
         for _ in range(2):
-            size, sum_ = path.stat().st_size, sha256_of(path)
+            size, sum_ = path.stat().st_size, file_digest(path)
             with in_words(self.url):
                 obstore.put(
                     self.store,
