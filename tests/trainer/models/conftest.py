@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.models.hub import Hub, Refusal
+from trainer.models.hf import source
 
 
 @pytest.fixture
@@ -29,6 +30,10 @@ def hub_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
 
     yield start
+    # A download that a test gave up on would close the library's one client under the next test's hands.
+    for thread in threading.enumerate():
+        if thread.name == source.DOWNLOAD:
+            thread.join(60)
     for server in servers:
         server.shutdown()
         server.server_close()

@@ -112,7 +112,7 @@ def test_a_hub_that_does_not_give_it_is_no_obstacle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     over = threading.Event()
-    monkeypatch.setattr(source, "PROBE", 1 if refuse == "hang" else source.PROBE)
+    monkeypatch.setattr(source, "PROBE", 1 if refuse == "hang" else source.SILENCE)
     files = {"config.json": b"{}", "model.safetensors": b"weights"}
     hub_of(NAME, files, refuse if callable(refuse) else lambda _: refuse == "hang" and over.wait())
     if refuse == "away":
@@ -126,6 +126,7 @@ def test_a_hub_that_does_not_give_it_is_no_obstacle(
     assert re.search(words, config.model_reason)
     assert "\n" not in config.model_reason
     # The hub is back, and the run stays what it is.
+    monkeypatch.setattr(source, "PROBE", source.SILENCE)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     hub_of(NAME, files)
     assert configure(photographs, tmp_path / "run") == config

@@ -25,6 +25,9 @@ SILENCE = 45.0
 PROBE = 8.0
 """The same where nobody asked for the hub, and there is something else to train."""
 
+DOWNLOAD = "hub download"
+"""Name of the threads that fetch from a hub."""
+
 _DESCRIPTION = ["config.json", "preprocessor_config.json", "processor_config.json", "README.md"]
 _SAFETENSORS = ["*.safetensors", "*.safetensors.index.json"]
 _PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
@@ -165,7 +168,7 @@ def _while_it_grows(work: Callable[[], Path], folder: Path, silence: float) -> P
         except BaseException as problem:
             error.append(problem)
 
-    thread = threading.Thread(target=run, daemon=True, name="hub download")
+    thread = threading.Thread(target=run, daemon=True, name=DOWNLOAD)
     thread.start()
     size, since = -1, time.monotonic()
     while True:
