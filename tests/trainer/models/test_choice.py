@@ -114,7 +114,7 @@ def test_a_hub_that_does_not_give_it_is_no_obstacle(
     over = threading.Event()
     monkeypatch.setattr(source, "PROBE", 1 if refuse == "hang" else source.SILENCE)
     files = {"config.json": b"{}", "model.safetensors": b"weights"}
-    hub_of(NAME, files, refuse if callable(refuse) else lambda _: refuse == "hang" and over.wait())
+    hub_of(NAME, files, refuse if callable(refuse) else lambda _: refuse == "hang" and not over.wait())
     if refuse == "away":
         monkeypatch.setenv("HF_ENDPOINT", nowhere())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", refuse == "offline")

@@ -71,7 +71,7 @@ def test_a_hub_that_hangs_is_given_up(hub: Callable[..., None], where: str) -> N
     over = threading.Event()
 
     def hang(request: Hub) -> bool:
-        return request.path.startswith(where) and over.wait()
+        return request.path.startswith(where) and not over.wait()
 
     hub(hang)
     try:
