@@ -108,7 +108,8 @@ def hold_out(dataset: Path, train_on: str | None) -> int:
         ]
     nothing = {**both[1], "images": [], "annotations": []}
     for split, content in (("train", both[0]), ("val", nothing), ("held_out", both[1])):
-        files[split].write_text(json.dumps(content))
+        # Without `info`, whose sums are those of the files as they were.
+        files[split].write_text(json.dumps({name: part for name, part in content.items() if name != "info"}))
     return len(both[0]["images"])
 
 

@@ -46,7 +46,8 @@ def evaluate_model(
 
     Returns:
         The content of `metrics.json`: COCO's twelve numbers, `per_class` and `operating_points` (score, precision,
-        recall and F1, by class and overall); -1 is COCO's word for "none of that size here".
+        recall and F1: `per_class`, `overall` under one threshold, `combined` under those of the classes). -1 is COCO's
+        word for "none of that size here".
 
     Raises:
         StepError: the data is not prepared, or there is no checkpoint.

@@ -54,8 +54,14 @@ def write_model_card(path: Path, content: dict[str, Any], run: Path, files: Sequ
         "## Classes and operating points",
         "A prediction counts from the threshold of its class on, where F1 on the validation images was best.",
         _table(["class", "id", "validation boxes", "AP", "AP50", "threshold", "precision", "recall", "F1"], rows),
-        "All classes under one threshold:",
-        _table(["threshold", "precision", "recall", "F1"], [[within(points, "overall", key) for key in _POINT]]),
+        "All classes together:",
+        _table(
+            ["", "threshold", "precision", "recall", "F1"],
+            (
+                [what, *(within(points, which, key) for key in _POINT)]
+                for what, which in (("each class under its own", "combined"), ("one threshold for all", "overall"))
+            ),
+        ),
         "## Input",
         f"RGB, upright; the shorter side scaled to {content['image_size']} px, or less where the longer would pass"
         f" {content['max_size']} px.",

@@ -207,7 +207,7 @@ def _show_bucket(server: S3Server, prefix: str, console: Console) -> None:
 def _show_result(run: Run, seconds: float, console: Console) -> None:
     metrics, training = _read(run.output / "metrics.json"), _read(run.output / "train.json")
     images = _read(run.data / "prepare_report.json")["images"]
-    point = metrics["operating_points"]["overall"]
+    point = metrics["operating_points"]["combined"]
     columns = {
         "AP": f"{metrics['AP']:.3f}",
         "AP50": f"{metrics['AP50']:.3f}",

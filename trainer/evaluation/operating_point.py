@@ -37,6 +37,9 @@ class OperatingPoints:
     """The operating point of all classes under one threshold, and that of each class under its own."""
 
     overall: OperatingPoint
+    combined: OperatingPoint
+    """Of all boxes and predictions, with each class under its own threshold, which is how a model predicts; `score` is
+    None."""
     per_class: dict[str, OperatingPoint]
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,9 +82,20 @@ def operating_points(coco: dict[str, Any], predictions: list[dict[str, Any]]) ->
             if not ignored:
                 scores[image["category_id"]].append(score)
                 hits[image["category_id"]].append(hit)
+    overall = best_f1(list(chain(*scores.values())), list(chain(*hits.values())), sum(boxes.values()))
+    of_class = {
+        category_id: best_f1(scores[category_id], hits[category_id], boxes[category_id]) for category_id in boxes
+    }
+    kept = [
+        hit
+        for category_id, point in of_class.items()
+        for score, hit in zip(scores[category_id], hits[category_id], strict=True)
+        if (least := overall.score if point.score is None else point.score) is not None and score >= least
+    ]
     return OperatingPoints(
-        best_f1(list(chain(*scores.values())), list(chain(*hits.values())), sum(boxes.values())),
-        {c.name: best_f1(scores[c.id], hits[c.id], boxes[c.id]) for c in categories_of(coco)},
+        overall,
+        _point(None, sum(kept), len(kept), sum(boxes.values())),
+        {category.name: of_class[category.id] for category in categories_of(coco)},
     )
 
 
@@ -93,10 +107,8 @@ def best_f1(scores: Sequence[float], hits: Sequence[bool], boxes: int) -> Operat
         hits: for each prediction whether it found a box that no better one found.
         boxes: how many there were to find.
     """
-    if not boxes:
-        return OperatingPoint(None, None, None, None)
-    if not any(hits):
-        return OperatingPoint(None, None, 0.0, 0.0)
+    if not boxes or not any(hits):
+        return _point(None, 0, 0, boxes)
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
     ranked = np.asarray(scores, dtype=np.float64)[order]
     right = np.cumsum(np.asarray(hits)[order])
@@ -107,11 +119,16 @@ def best_f1(scores: Sequence[float], hits: Sequence[bool], boxes: int) -> Operat
     end = ends[best]
     score, below = float(ranked[end]), float(ranked[end + 1]) if end + 1 < len(ranked) else 0.0
     middle = (score + below) / 2
+    return _point(middle if below < middle <= score else score, int(right[end]), int(end) + 1, boxes)
+
+
+def _point(score: float | None, right: int, made: int, boxes: int) -> OperatingPoint:
+    """What so many right predictions of all that were made are worth."""
     return OperatingPoint(
-        score=middle if below < middle <= score else score,
-        precision=float(right[end] / (end + 1)),
-        recall=float(right[end] / boxes),
-        f1=float(f1[best]),
+        score,
+        precision=right / made if right else None,
+        recall=right / boxes if boxes else None,
+        f1=2 * right / (made + boxes) if boxes else None,
     )
 
 

@@ -35,7 +35,7 @@ def counted(coco: dict[str, Any], found: list[dict[str, Any]], threshold: float)
     return hits, made, sum(not t["iscrowd"] for t in coco["annotations"])
 
 
-def of_class(rows: list[dict[str, Any]], category: int | None) -> list[dict[str, Any]]:
+def of_category(rows: list[dict[str, Any]], category: int | None) -> list[dict[str, Any]]:
     return [row for row in rows if category in (None, row["category_id"])]
 
 
@@ -47,8 +47,8 @@ def test_no_other_threshold_does_better(digits: int) -> None:
     random.Random(digits).shuffle(found)
     points = operating_points(coco, found)
     for category, point in ((None, points.overall), (3, points.per_class["a"]), (9, points.per_class["b"])):
-        truth = {**coco, "annotations": of_class(coco["annotations"], category)}
-        rows = of_class(found, category)
+        truth = {**coco, "annotations": of_category(coco["annotations"], category)}
+        rows = of_category(found, category)
         f1 = {}
         for threshold in {row["score"] for row in rows}:
             hits, made, boxes = counted(truth, rows, threshold)
@@ -59,6 +59,16 @@ def test_no_other_threshold_does_better(digits: int) -> None:
         assert (point.precision, point.recall) == pytest.approx((hits / made, hits / boxes), abs=1e-12)
         highest = max(threshold for threshold, value in f1.items() if value == pytest.approx(point.f1, abs=1e-12))
         assert counted(truth, rows, highest)[1] == made
+    of_class = [(3, points.per_class["a"]), (9, points.per_class["b"])]
+    each = [
+        counted({**coco, "annotations": of_category(coco["annotations"], c)}, of_category(found, c), point.score or 0)
+        for c, point in of_class
+    ]
+    hits, made, boxes = (sum(numbers) for numbers in zip(*each, strict=True))
+    combined = points.combined
+    assert combined.score is None
+    assert (combined.precision, combined.recall) == pytest.approx((hits / made, hits / boxes), abs=1e-12)
+    assert combined.f1 == pytest.approx(2 * hits / (made + boxes), abs=1e-12)
 
 
 def test_a_threshold_lies_between_predictions_and_never_parts_equal_scores() -> None:
@@ -81,7 +91,10 @@ def test_classes_of_which_there_is_nothing_fall_back_on_all_classes_together() -
     assert points.per_class["no box"] == OperatingPoint(None, None, None, None)
     assert points.per_class["no prediction"] == OperatingPoint(None, None, 0.0, 0.0)
     # What no class can be blamed for is wrong all the same.
-    assert points.overall.f1 < operating_points(coco, found).overall.f1
+    without = operating_points(coco, found)
+    assert points.overall.f1 < without.overall.f1
+    # Nor is a class without a threshold of its own left out where all are counted together.
+    assert points.combined.precision < without.combined.precision
     names = ["a", "no box", "no prediction", "unheard of"]
     overall = points.overall.score
     assert thresholds(points.as_dict(), names) == [points.per_class["a"].score, overall, overall, overall]
