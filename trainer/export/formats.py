@@ -122,7 +122,8 @@ def _to_safetensors(job: Export, folder: Path) -> list[Path]:
     (safetensors,) = _package("safetensors.torch")
     file = folder / "model.safetensors"
     spec = json.dumps(job.graph.model.spec, ensure_ascii=False)
-    weights = {name: value.contiguous() for name, value in job.graph.model.state_dict().items()}
+    # Copies, since some networks hold a weight under two names, and the format takes none that share memory.
+    weights = {name: value.clone().contiguous() for name, value in job.graph.model.state_dict().items()}
     safetensors.save_file(weights, file, metadata={**job.metadata, "spec": spec})
     return [file]
 
