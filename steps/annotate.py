@@ -7,17 +7,20 @@ from typing import Annotated
 
 import typer
 
+from steps.checkpoint import load
 from steps.common.errors import StepError
 from steps.cvat.address import EXAMPLE, parse
 from steps.cvat.export import parts
 from steps.cvat.server import Server
-from steps.options import choice
+from steps.options import Bucket, Endpoint, Namespace, Region, choice
 
 log = logging.getLogger(__name__)
 
 
 def annotate_tasks(
-    checkpoint: Annotated[str, typer.Option(help="Checkpoint to predict with: a file, or the folder of a run.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="The model: a checkpoint, a run's folder, an address or a key in the bucket.")
+    ],
     to: Annotated[
         str, typer.Option(help="Tasks, projects or jobs of a CVAT server, with commas, as in fetch. Empty: none.")
     ],
@@ -32,6 +35,10 @@ def annotate_tasks(
         bool,
         typer.Option("--replace", help="Replace what an earlier run wrote. What people drew or corrected stays."),
     ] = False,
+    namespace: Namespace = "",
+    bucket: Bucket = "",
+    endpoint: Endpoint = "",
+    region: Region = "",
 ) -> dict[str, int]:
     """Write predictions as rectangles into the frames that have no annotations yet, so that people only correct them.
 
@@ -50,6 +57,7 @@ def annotate_tasks(
     places = parse(to)
     if not places:
         raise StepError(f"--to '{to}' is not a task of a CVAT server: give its address, as in {EXAMPLE}")
+    detector = load(checkpoint.strip(), namespace=namespace, bucket=bucket, endpoint=endpoint, region=region)
     # Chunks of images go to a folder of their own: kept, they would fill the disk, and a change makes them stale.
     with (
         tempfile.TemporaryDirectory(prefix="cvat-") as folder,
@@ -57,10 +65,8 @@ def annotate_tasks(
     ):
         # Kept out of the module: torch is not wanted for listing the steps, nor is the SDK where there is none.
         from steps.cvat.function import DetectorFunction
-        from steps.cvat.opening import open_checkpoint
         from steps.cvat.predictions import annotate, matched
 
-        _, detector = open_checkpoint(checkpoint)
         found = [
             (part, matched(server, part, detector.class_names, unmatched_labels))
             for part in parts(server, places, "any")

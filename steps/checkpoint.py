@@ -19,7 +19,13 @@ log = logging.getLogger(__name__)
 
 
 def load(
-    path: str | Path, device: str = "auto", *, namespace: str = "", bucket: str = "", endpoint: str = ""
+    path: str | Path,
+    device: str = "auto",
+    *,
+    namespace: str = "",
+    bucket: str = "",
+    endpoint: str = "",
+    region: str = "",
 ) -> Detector:
     """Open a trained model, ready for `predict`.
 
@@ -30,6 +36,7 @@ def load(
         namespace: of the workflow that made it.
         bucket: as for the steps.
         endpoint: as for the steps.
+        region: as for the steps.
 
     Raises:
         StepError: there is no model, it is damaged, or the storage refuses.
@@ -38,7 +45,7 @@ def load(
     from trainer.evaluation.detector import load as open_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
-        config = StorageConfig.resolve(bucket=bucket, endpoint=endpoint)
+        config = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
         file = bring_checkpoint(str(path), namespace, config, Path(folder))
         try:
             return open_checkpoint(file, device)
@@ -65,7 +72,7 @@ def bring_checkpoint(path: str, namespace: str, config: StorageConfig, folder: P
     if not has_scheme(path) and (local.exists() or not config.bucket):
         if found_here := find_checkpoint(local):
             return found_here
-        raise StepError(f"--checkpoint {local} is neither a checkpoint nor the folder of a run that made one")
+        raise StepError(f"checkpoint {local}: that is neither a checkpoint nor the folder of a run that made one")
     storage, key = open_storage(path, config)
     prefixes = candidate_keys(path, key, namespace)
     for prefix in prefixes:
@@ -78,4 +85,4 @@ def bring_checkpoint(path: str, namespace: str, config: StorageConfig, folder: P
                 log.info("starting from the checkpoint %s/%s", storage.url, candidate)
                 return target
     tried = " nor ".join(f"{storage.url}/{prefix}" for prefix in prefixes)
-    raise StepError(f"--checkpoint: neither {tried} is a checkpoint or the folder of a run that made one")
+    raise StepError(f"checkpoint {path}: neither {tried} is a checkpoint or the folder of a run that made one")

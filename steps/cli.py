@@ -16,7 +16,6 @@ from steps.evaluate import evaluate_model
 from steps.export import export_model
 from steps.fetch import fetch_dump
 from steps.hyperparameters import show_hyperparameters
-from steps.nuclio import write_function
 from steps.prepare import prepare_data
 from steps.promote import promote_model
 from steps.train import train_model
@@ -49,7 +48,6 @@ app = create_app("python -m steps", "Run one step of the pipeline.")
 for _name, _function in STEPS.items():
     _epilog = f"Example:\n\n\b\n  python -m steps {EXAMPLES[_name]}"
     app.command(_name, help=sys.modules[_function.__module__].__doc__, epilog=_epilog)(_function)
-app.command("nuclio", help=sys.modules[write_function.__module__].__doc__)(write_function)
 app.command("hyperparameters")(show_hyperparameters)
 
 

@@ -13,7 +13,7 @@ from steps.common.lock import only_writer
 from steps.common.revision import revision
 from steps.dataset.layout import check_prepared
 from steps.options import BatchSize, DatasetDir, OutputDir
-from steps.report import write_report
+from steps.report import MISTAKES, TRAIN_PREDICTIONS, write_report
 from trainer.data.fingerprint import file_digest
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,9 @@ HEADLINE = ("AP", "AP50")
 """What is shown of a run where there is room for two numbers."""
 
 _LOCK = ".evaluate.lock"
+
+_MOST_TRAINING_IMAGES = 1000
+"""How many training images are looked at for mistakes in their annotations."""
 
 
 def evaluate_model(
@@ -39,7 +42,10 @@ def evaluate_model(
     ] = "",
     run: Annotated[str, typer.Option(help="Name of the run, for the report.", show_default="the folder's")] = "",
 ) -> dict[str, Any]:
-    """Write `metrics.json`, `predictions.json` (COCO results) and `report.html` into `output_dir`.
+    """Write `metrics.json`, `predictions.json` (COCO results), `report.html` and `mistakes.csv` into `output_dir`.
+
+    `mistakes.csv` has the annotations that the model disputes, of validation and training images;
+    `predictions_train.json` is what it predicts on the latter.
 
     The run's own checkpoint is evaluated on the dataset that it was trained with and on no other; one that is named
     by `checkpoint` on whatever is there.
@@ -100,6 +106,7 @@ def _evaluate(
         "commit": revision(),
     }
     write_json(output_dir / "predictions.json", result.predictions, indent=False)
+    _predict_on_training(dataset_dir, output_dir, weights, own, batch_size)
     write_json(output_dir / "metrics.json", metrics)
     report = write_report(dataset_dir, output_dir)
     if metrics_file:
@@ -110,10 +117,36 @@ def _evaluate(
     for name, scores in result.per_class.items():
         log.info("  class %s: AP %.3f, AP50 %.3f, %d boxes", name, scores["AP"], scores["AP50"], scores["boxes"])
     log.info("%s %s", report.headline, report.found)
+    if report.disputed:
+        log.info("the model disputes %d annotations: see %s", report.disputed, output_dir / MISTAKES)
     for line in report.annotate_next:
         log.info("annotate next: %s", line)
     log.info("report: %s", report.path)
     return metrics
+
+
+def _predict_on_training(dataset_dir: Path, output_dir: Path, weights: Path, own: bool, batch_size: int | None) -> None:
+    """Leave predictions on training images, or none where they are the validation images too, or another run's."""
+    from trainer.data.coco_dataset import read_coco
+    from trainer.errors import TrainerError
+    from trainer.evaluation.evaluate import predict_some
+
+    target = output_dir / TRAIN_PREDICTIONS
+    target.unlink(missing_ok=True)
+    train, val = (dataset_dir / "annotations" / f"instances_{split}.json" for split in ("train", "val"))
+    if not own or not train.is_file():
+        return
+    try:
+        files = [{image["file_name"] for image in read_coco(path)["images"]} for path in (train, val)]
+        if files[0] == files[1]:
+            return
+        found, images = predict_some(
+            dataset_dir, weights, split="train", most=_MOST_TRAINING_IMAGES, batch_size=batch_size
+        )
+    except TrainerError as error:
+        raise StepError(str(error)) from None
+    log.info("looked at %d of %d training images for mistakes in their annotations", images, len(files[0]))
+    write_json(target, found, indent=False)
 
 
 def _run_of(output_dir: Path) -> str:

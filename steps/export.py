@@ -15,7 +15,8 @@ from steps.storage.config import StorageConfig
 
 log = logging.getLogger(__name__)
 
-TARGETS = ("onnx", "torchscript", "safetensors", "openvino")
+NUCLIO = "nuclio"
+TARGETS = ("onnx", "torchscript", "safetensors", "openvino", NUCLIO)
 
 
 def export_model(
@@ -23,7 +24,10 @@ def export_model(
         str, typer.Option(help="The model: a checkpoint, a run's folder, an address or a key in the bucket.")
     ],
     export_dir: Annotated[Path, typer.Option(help="Folder for the exported files and model_card.md.")],
-    to: Annotated[str, choice(TARGETS, help="Format.")] = "onnx",
+    to: Annotated[
+        str, choice(TARGETS, help=f"Format; {NUCLIO}: a function for the AI tools of a self-hosted CVAT.")
+    ] = "onnx",
+    name: Annotated[str, typer.Option(help="Name of the function in CVAT's menu.")] = "DETR",
     namespace: Namespace = "",
     bucket: Bucket = "",
     endpoint: Endpoint = "",
@@ -31,15 +35,18 @@ def export_model(
 ) -> list[Path]:
     """Write `model` in a format's file or files, and `model_card.md`, into `export_dir`.
 
-    Inputs and outputs are those of `trainer.export.graph.CONTRACT`; the files of safetensors hold the weights alone.
+    Inputs and outputs are those of `trainer.export.graph.CONTRACT`; the files of safetensors hold the weights alone. Of
+    a nuclio function the files are `function.yaml`, `main.py` and `model.pth`.
 
     Returns:
         The files, the one to open first.
 
     Raises:
-        StepError: there is no such checkpoint, a package is missing, or the model cannot be exported so.
+        StepError: there is no such checkpoint, a package is missing, the model cannot be exported so, or the name of a
+            function has neither letters nor digits.
     """
     # Kept out of the module: listing the steps, or fetching in a slim pod, needs no torch.
+    from steps.cvat.nuclio import write_nuclio
     from trainer.checkpoint import read
     from trainer.errors import TrainerError
     from trainer.export.formats import export
@@ -48,8 +55,11 @@ def export_model(
         config = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
         file = bring_checkpoint(checkpoint.strip(), namespace, config, Path(scratch))
         try:
-            files = export(file, to, export_dir)
             content = read(file)
+            if to == NUCLIO:
+                files = write_nuclio(file, content["class_names"], Path(export_dir), name)
+            else:
+                files = export(file, to, export_dir)
         except TrainerError as error:
             raise StepError(str(error)) from None
         card = Path(export_dir) / "model_card.md"
@@ -57,4 +67,6 @@ def export_model(
         write_model_card(card, content, file.parent.parent, [path.name for path in files])
     for path in [*files, card]:
         log.info("wrote %s", path)
+    if to == NUCLIO:
+        log.info("deploy it: nuctl deploy --project-name cvat --path %s --platform local", export_dir)
     return [*files, card]

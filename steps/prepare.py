@@ -20,7 +20,7 @@ from steps.dataset.findings import Findings
 from steps.dataset.layout import PREPARED, REPORT
 from steps.dataset.model import CROWDS, FRAME_ORDERS, Dataset
 from steps.dump.target import LOCK, dump_name
-from steps.formats import TAGS, check_tag, read_dump
+from steps.formats import DEFAULT_TAG, TAGS, check_tag, read_dump
 from steps.formats.coco import is_ours
 from steps.options import DatasetDir, Seed, choice
 from steps.preparation.clean import Clean, clean
@@ -47,7 +47,7 @@ def prepare_data(
     dump_format: Annotated[
         str,
         typer.Option(help=f"Format of the dump, as CVAT names it: {', '.join(TAGS)}. Empty: look at the files."),
-    ] = "cvat_coco",
+    ] = DEFAULT_TAG,
     split: Annotated[
         str,
         choice(

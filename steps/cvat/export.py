@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 from zlib import crc32
 
-from steps.common.errors import StepError
+from steps.common.errors import StepError, TemporaryError
 from steps.common.files import replacing, write_json
 from steps.common.messages import printable
 from steps.common.progress import progress
@@ -194,9 +194,9 @@ def _download(server: Server, url: str, what: str, target: Path) -> None:
                         done += len(block)
                         advance(len(block))
                 return
-            except HTTPError as error:
+            except HTTPError:
                 if attempt == TRIES:
-                    raise StepError(f"{server.host} broke off while {what} was fetched ({error}): try again") from None
+                    raise TemporaryError(f"{server.host} broke off while {what} was fetched: try again") from None
                 log.info("%s broke off while %s was fetched: going on", server.host, what)
             finally:
                 response.release_conn()

@@ -13,9 +13,9 @@ from typing import Any
 from cvat_sdk import auto_annotation as aa
 from PIL.Image import Image
 
+from steps.common.errors import StepError
 from steps.cvat.boxes import plain_boxes
-from steps.cvat.opening import open_checkpoint
-from trainer import Detector
+from trainer import Detector, TrainerError, load
 
 
 class DetectorFunction:
@@ -77,4 +77,7 @@ def create(checkpoint: str, threshold: float | None = None, device: str = "auto"
     Raises:
         StepError: there is no such checkpoint.
     """
-    return DetectorFunction(open_checkpoint(checkpoint, device)[1], threshold)
+    try:
+        return DetectorFunction(load(checkpoint, device), threshold)
+    except TrainerError as error:
+        raise StepError(str(error)) from None

@@ -19,7 +19,7 @@ SOURCE = "git+https://github.com/cvat-detr/cvat-detr"
 BASE_IMAGE = "pytorch/pytorch:2.7.1-cuda12.6-cudnn9-runtime"
 
 
-def write_nuclio(checkpoint: Path, classes: list[str], folder: Path, name: str) -> None:
+def write_nuclio(checkpoint: Path, classes: list[str], folder: Path, name: str) -> list[Path]:
     """Write `function.yaml`, `main.py` and the model into a folder that `nuctl deploy` takes.
 
     Args:
@@ -27,6 +27,9 @@ def write_nuclio(checkpoint: Path, classes: list[str], folder: Path, name: str) 
         classes: names by label.
         folder: which need not exist.
         name: of the function, as CVAT's menu shows it.
+
+    Returns:
+        The files, the one to open first.
 
     Raises:
         StepError: the name has no letter or digit.
@@ -75,3 +78,4 @@ def write_nuclio(checkpoint: Path, classes: list[str], folder: Path, name: str) 
         shutil.copyfile(nuclio_handler.__file__, unfinished)
     with replacing(folder / "function.yaml") as unfinished:
         unfinished.write_text(yaml.safe_dump(function, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return [folder / file for file in ("function.yaml", "main.py", nuclio_handler.CHECKPOINT)]

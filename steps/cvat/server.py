@@ -7,13 +7,14 @@ another version of the server leaves out or adds, and a server's API changes les
 import json
 import logging
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from steps.common.errors import StepError
+from steps.common.errors import StepError, TemporaryError
 from steps.common.messages import printable
 
 # cvat_sdk takes a second to import, and a pod that fetches from a bucket has none.
@@ -218,10 +219,11 @@ class in_words:  # noqa: N801 - used as a function
         from urllib3.exceptions import HTTPError
 
         server = self._server
+        if isinstance(error, HTTPError) or (isinstance(error, ApiException) and not error.status):
+            raise _unreachable(server.host, error) from None
         if isinstance(error, ApiException):
-            raise StepError(_refusal(server, self._what, error)) from None
-        if isinstance(error, HTTPError):
-            raise StepError(f"{server.host} cannot be reached: {_one_line(error)}") from None
+            kind_of = TemporaryError if error.status >= 500 else StepError
+            raise kind_of(_refusal(server, self._what, error)) from None
         # An answer that the generated models do not know, and what comes of half a model; not a defect of ours.
         if isinstance(error, OpenApiException | AttributeError | TypeError) and _raised_in_sdk(error):
             from cvat_sdk.version import VERSION
@@ -252,10 +254,24 @@ def _refusal(server: Server, what: str, error: Any) -> str:
             return f"{server.host}, CVAT {server.version}, has another API (410) {said}: {server.sdk_remedy()}"
         case status if status and status >= 500:
             return f"{server.host} fails ({status}) {said}: try again, or ask who runs it"
-        case 0:
-            return f"{server.host} cannot be reached: {_one_line(error)}"
         case status:
             return f"{server.host} refuses ({status}): {said or _one_line(error)}"
+
+
+def _unreachable(host: str, error: BaseException) -> StepError:
+    """What stood between us and the server: the system's words rather than those of the libraries around them."""
+    link: BaseException | None = error
+    while link is not None:
+        cause, reason = link, getattr(link, "reason", None)
+        link = reason if isinstance(reason, BaseException) else link.__cause__ or link.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return StepError(
+            f"{host} has a certificate that is not trusted here ({cause.verify_message}): set SSL_CERT_FILE"
+        )
+    if isinstance(cause, TimeoutError):
+        return TemporaryError(f"{host} does not answer: check the address, or try again")
+    why = (isinstance(cause, OSError) and cause.strerror) or _one_line(cause)
+    return TemporaryError(f"{host} cannot be reached ({why}): check the address and the network")
 
 
 def _raised_in_sdk(error: BaseException) -> bool:

@@ -64,6 +64,8 @@ READERS: tuple[Reader, ...] = (
 )
 """Where a dump shows several formats, the first is taken: those that hold more come first."""
 TAGS = tuple(reader.TAG for reader in READERS)
+DEFAULT_TAG = coco.TAG
+"""What CVAT is asked for where nobody chooses, so that it tells nothing of a dump that came in another way."""
 FORMER_TAGS = {"cvat_images": cvat_xml.TAG}
 """What else is taken as a format's name: CVAT has no such tag, but earlier templates do."""
 
@@ -143,9 +145,10 @@ def detect(root: Path, dump_format: str = "") -> Reader:
     reader, files = found[0]
     shown = printable(files[0].relative_to(root).as_posix())
     if dump_format and reader not in said:
-        log.warning(
-            "WARNING: --dump-format says %s, but the files are %s (%s): they are read as that",
-            dump_format, reader.TITLE, shown,
+        log.log(
+            logging.INFO if dump_format == DEFAULT_TAG else logging.WARNING,
+            "%s--dump-format says %s, but the files are %s (%s): they are read as that",
+            "" if dump_format == DEFAULT_TAG else "WARNING: ", dump_format, reader.TITLE, shown,
         )  # fmt: skip
     else:
         log.info("the dump is %s (%s)", reader.TITLE, shown)

@@ -13,7 +13,7 @@ from typing import Any
 
 from steps.common.files import replacing
 from steps.cvat.links import frame_links
-from steps.report import charts, counting, tables, words
+from steps.report import charts, counting, mistakes, tables, words
 from steps.report.formats import percent
 from steps.report.matching import collect, match
 from steps.report.pictures import choose, picture
@@ -30,6 +30,13 @@ from steps.report.reading import (
 from steps.report.render import render
 
 _MOST_CLASSES, _BEST_AND_WEAKEST = 40, 15
+_DISPUTED = 6
+"""Annotations of each kind of mistake that are shown."""
+
+
+TRAIN_PREDICTIONS = "predictions_train.json"
+"""COCO results on training images, which an evaluation leaves in the run's folder."""
+MISTAKES = "mistakes.csv"
 
 
 @dataclass(frozen=True)
@@ -42,17 +49,19 @@ class Report:
     """Precision and recall in a sentence."""
     annotate_next: list[str]
     """Classes and sizes that were missed most."""
+    disputed: int
+    """How many annotations the model disputes; they are in `mistakes.csv`."""
 
 
 def write_report(
     dataset_dir: Path, output_dir: Path, *, max_images: int = 24, score_threshold: float | None = None
 ) -> Report:
-    """Write `output_dir/report.html`.
+    """Write `output_dir/report.html`, and `output_dir/mistakes.csv` with the annotations that the model disputes.
 
     Reads `dataset_dir/annotations/instances_val.json` and the images that it names,
     `output_dir/metrics.json` and `output_dir/predictions.json`; and, where they exist,
-    `dataset_dir/prepare_report.json`, `output_dir/train.json` and `output_dir/log.jsonl`. The same inputs
-    give the same bytes.
+    `dataset_dir/prepare_report.json`, `output_dir/train.json` and `output_dir/log.jsonl`, and
+    `output_dir/predictions_train.json` with `instances_train.json`. The same inputs give the same bytes.
 
     Args:
         dataset_dir: what the prepare step wrote.
@@ -81,6 +90,15 @@ def write_report(
     sizes = counting.size_rows(images)
     balance = counting.balance(images)
     loose, strict = (counting.precision_by_class(images, strict=strict) for strict in (False, True))
+    trusted = mistakes.trusted_classes(metrics, names)
+    found = mistakes.disputed(images, "validation", thresholds, trusted)
+    if (output_dir / TRAIN_PREDICTIONS).is_file():
+        on_train = read_list(output_dir / TRAIN_PREDICTIONS, "evaluate")
+        _, train_images = collect(
+            read_object(dataset_dir / "annotations" / "instances_train.json", "prepare"), on_train
+        )
+        found += mistakes.disputed(train_images, "training", thresholds, trusted)
+        found.sort(key=mistakes.by_kind)
     facts = words.facts_of(metrics, trained, prepared, names, images, log)
     short = classes
     if len(classes) > _MOST_CLASSES:
@@ -107,6 +125,9 @@ def write_report(
         numbers=tables.number_table(metrics),
         pictures=[picture(image, group, dataset_dir, names, links) for image, group in choose(images, max_images)],
         image_total=len(images),
+        disputed=mistakes.pictures_of(found, _DISPUTED, dataset_dir, names, links),
+        disputed_counts=mistakes.counts(found),
+        may_dispute=bool(trusted),
         prepared=tables.prepared_tables(prepared),
         recipe=tables.recipe_table(trained),
         settings=tables.settings_table(trained),
@@ -115,7 +136,10 @@ def write_report(
     with replacing(target) as temporary:
         # A file name may hold bytes that are not text: they must not cost the page.
         temporary.write_text(page, encoding="utf-8", errors="replace")
-    return Report(target, verdict["head"], verdict["body"], gaps)
+    with replacing(output_dir / MISTAKES) as temporary:
+        table = mistakes.as_csv(found, names, dataset_dir, links)
+        temporary.write_text(table, encoding="utf-8", errors="replace")
+    return Report(target, verdict["head"], verdict["body"], gaps, len(found))
 
 
 def _overall(metrics: dict[str, Any]) -> dict[str, str] | None:

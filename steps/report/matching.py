@@ -68,7 +68,7 @@ class ValImage:
         """False positives on an object of their class that another prediction has found."""
         found = [self.truth[index] for index in self.found[: self.made] if index >= 0]
         return sum(
-            any(box.category == true.category and _iou(box, true) >= IOU for true in found)
+            any(box.category == true.category and overlap(box, true) >= IOU for true in found)
             for box, index in zip(self.predictions[: self.made], self.found, strict=False)
             if index == FALSE_POSITIVE
         )
@@ -142,8 +142,8 @@ def match(image: ValImage, thresholds: Thresholds) -> None:
     for index in range(image.made):
         if image.found[index] == FALSE_POSITIVE:
             box = image.predictions[index]
-            overlap, place = max(((_iou(box, image.truth[i]), -i) for i in free), default=(0.0, 0))
-            if overlap >= IOU and image.truth[-place].category != box.category:
+            most, place = max(((overlap(box, image.truth[i]), -i) for i in free), default=(0.0, 0))
+            if most >= IOU and image.truth[-place].category != box.category:
                 free.remove(-place)
                 image.mistaken[index] = -place
 
@@ -163,18 +163,19 @@ def _pair(image: ValImage, threshold: float) -> list[int]:
     found = []
     for box in image.predictions:
         candidates = free[box.category]
-        best = max(((_iou(box, image.truth[i]), i) for i in candidates), default=(0.0, 0))
+        best = max(((overlap(box, image.truth[i]), i) for i in candidates), default=(0.0, 0))
         if best[0] >= threshold:
             candidates.remove(best[1])
             found.append(best[1])
-        elif any(_iou(box, crowd, of_first=True) >= threshold for crowd in crowds[box.category]):
+        elif any(overlap(box, crowd, of_first=True) >= threshold for crowd in crowds[box.category]):
             found.append(IGNORED)
         else:
             found.append(FALSE_POSITIVE)
     return found
 
 
-def _iou(a: Box, b: Box, *, of_first: bool = False) -> float:
+def overlap(a: Box, b: Box, *, of_first: bool = False) -> float:
+    """Give the IoU of two boxes, or the share of the first that the second covers."""
     width = min(a.x + a.w, b.x + b.w) - max(a.x, b.x)
     height = min(a.y + a.h, b.y + b.h) - max(a.y, b.y)
     if width <= 0 or height <= 0:

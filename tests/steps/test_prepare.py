@@ -568,6 +568,22 @@ class TestFormat:
         assert report["dump_format"] == "cvat_coco"
         assert "--dump-format says cvat_voc, but the files are COCO 1.0" in caplog.text
         assert "annotations/instances_default.json" in caplog.text
+        assert [record.levelname for record in caplog.records if "--dump-format" in record.message] == ["WARNING"]
+
+    def test_what_cvat_is_asked_for_by_default_is_no_mistake(
+        self, root: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for name in ("Annotations", "JPEGImages"):
+            (root / name).mkdir(parents=True)
+        Image.new("RGB", (20, 10)).save(root / "JPEGImages" / "a.jpg")
+        (root / "Annotations" / "a.xml").write_text(
+            "<annotation><filename>a.jpg</filename><object><name>bolt</name><bndbox><xmin>1</xmin><ymin>1</ymin>"
+            "<xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"
+        )
+        with caplog.at_level(logging.INFO):
+            prepare_data(root, val_split=0)
+        assert "--dump-format says cvat_coco, but the files are PASCAL VOC" in caplog.text
+        assert not [record for record in caplog.records if record.levelname == "WARNING" and "format" in record.message]
 
     @pytest.mark.parametrize("said", ["", "cvat_coco", "coco", "COCO 1.0"])
     def test_what_is_read_is_said(self, dump: Path, root: Path, caplog: pytest.LogCaptureFixture, said: str) -> None:

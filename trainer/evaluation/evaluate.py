@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
+
 from trainer.checkpoint import read
 from trainer.config import Precision
 from trainer.data.coco_dataset import CocoDetection, annotation_file
 from trainer.data.data_loader import default_workers, eval_loader
 from trainer.data.transforms import EvalTransform
-from trainer.device import limit_threads, pick_arithmetic, pick_device
+from trainer.device import Arithmetic, limit_threads, pick_arithmetic, pick_device
 from trainer.errors import TrainerError
 from trainer.evaluation.coco_metrics import coco_metrics
-from trainer.evaluation.detector import from_content
+from trainer.evaluation.detector import Detector, from_content
 from trainer.evaluation.operating_point import OperatingPoints, operating_points
 from trainer.evaluation.predict import predict
 
@@ -77,37 +80,17 @@ def evaluate(
             not know, or is not that of `same_data`.
     """
     started = time.monotonic()
-    limit_threads()
-    content = read(checkpoint)
-    run = content.get("config", {})
-    where = _of_run(pick_device, device, run.get("device"))
-    arithmetic = _of_run(lambda name: pick_arithmetic(name, where), precision, run.get("precision"))
-    detector = from_content(content, checkpoint, where)
-    path = annotation_file(Path(dataset_dir), split)
-    dataset = CocoDetection(
-        path,
-        EvalTransform(detector.image_size, detector.max_size),
-        images_root=Path(images_root) if images_root is not None else None,
-        classes=detector.categories,
-    )
-    trained_on = content.get("data", {})
+    opened = _open(Path(dataset_dir), checkpoint, split, images_root, device, precision)
+    dataset, trained_on = opened.dataset, opened.trained_on
     if same_data and trained_on.get(split, dataset.digest) != dataset.digest:
         raise TrainerError(
-            f"{checkpoint} was trained with dataset {trained_on['dataset'][:12]}, and {path} is of"
+            f"{checkpoint} was trained with dataset {trained_on['dataset'][:12]}, and {dataset.path} is of"
             f" {str(dataset.info.get('dataset_digest', 'another'))[:12]}; train again into another output folder, or"
             f" evaluate it on other data on purpose: --checkpoint {checkpoint}"
         )
     if not len(dataset):
-        raise TrainerError(f"{path} has no images to evaluate on")
-    if workers == "auto":
-        workers = default_workers(where)
-    predictions, _ = predict(
-        detector.model,
-        eval_loader(dataset, batch_size or 8, workers),
-        where,
-        dataset.category_ids,
-        arithmetic=arithmetic,
-    )
+        raise TrainerError(f"{dataset.path} has no images to evaluate on")
+    predictions = opened.predict(batch_size, workers)
     metrics, per_id = coco_metrics(dataset.coco, predictions)
     names = {category.id: category.name for category in dataset.categories}
     return EvaluationResult(
@@ -115,7 +98,7 @@ def evaluate(
         per_class={names[category_id]: scores for category_id, scores in per_id.items()},
         operating_points=operating_points(dataset.coco, predictions),
         predictions=predictions,
-        class_names=detector.class_names,
+        class_names=opened.detector.class_names,
         category_ids=dataset.category_ids,
         images=len(dataset),
         boxes=dataset.num_boxes,
@@ -123,6 +106,72 @@ def evaluate(
         data=dataset.digest,
         trained_on=trained_on,
     )
+
+
+def predict_some(
+    dataset_dir: str | Path, checkpoint: str | Path, *, split: str, most: int, batch_size: int | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """Predicts on images of a split, spread over all sizes, on the device and in the precision of the run.
+
+    Args:
+        dataset_dir: as for `evaluate`.
+        checkpoint: likewise.
+        split: likewise.
+        most: how many images at most.
+        batch_size: as for `evaluate`.
+
+    Returns:
+        COCO results as in `EvaluationResult.predictions`, and of how many images they are.
+
+    Raises:
+        TrainerError: a file is missing or damaged.
+    """
+    opened = _open(Path(dataset_dir), checkpoint, split)
+    every = max(1, math.ceil(len(opened.dataset) / most))
+    return opened.predict(batch_size, "auto", every=every), math.ceil(len(opened.dataset) / every)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A model, and a split for it to look at."""
+
+    detector: Detector
+    dataset: CocoDetection
+    trained_on: dict[str, str]
+    where: torch.device
+    arithmetic: Arithmetic
+
+    def predict(
+        self, batch_size: int | None, workers: int | Literal["auto"], *, every: int = 1
+    ) -> list[dict[str, Any]]:
+        """COCO results for the split, or for each so-and-so-many-th image by size."""
+        count = default_workers(self.where) if workers == "auto" else workers
+        loader = eval_loader(self.dataset, batch_size or 8, count, world_size=every)
+        category_ids = self.dataset.category_ids
+        return predict(self.detector.model, loader, self.where, category_ids, arithmetic=self.arithmetic)[0]
+
+
+def _open(
+    dataset_dir: Path,
+    checkpoint: str | Path,
+    split: str,
+    images_root: str | Path | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+) -> _Opened:
+    limit_threads()
+    content = read(checkpoint)
+    run = content.get("config", {})
+    where = _of_run(pick_device, device, run.get("device"))
+    arithmetic = _of_run(lambda name: pick_arithmetic(name, where), precision, run.get("precision"))
+    detector = from_content(content, checkpoint, where)
+    dataset = CocoDetection(
+        annotation_file(dataset_dir, split),
+        EvalTransform(detector.image_size, detector.max_size),
+        images_root=Path(images_root) if images_root is not None else None,
+        classes=detector.categories,
+    )
+    return _Opened(detector, dataset, content.get("data", {}), where, arithmetic)
 
 
 _Picked = TypeVar("_Picked")

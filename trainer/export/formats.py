@@ -71,7 +71,10 @@ def export(path: str | Path, to: str, folder: str | Path) -> list[Path]:
     # Written aside: what fails on the way or in the check does not replace a file that works.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
         written = FORMATS[to](job, Path(scratch))
-        return [part.replace(folder / part.name) for part in written]
+        # The file to open goes first and comes last, so that it never stands beside another model's weights.
+        if len(written) > 1:
+            (folder / written[0].name).unlink(missing_ok=True)
+        return [part.replace(folder / part.name) for part in reversed(written)][::-1]
 
 
 def _to_onnx(job: Export, folder: Path) -> list[Path]:
@@ -119,7 +122,8 @@ def _to_safetensors(job: Export, folder: Path) -> list[Path]:
     (safetensors,) = _package("safetensors.torch")
     file = folder / "model.safetensors"
     spec = json.dumps(job.graph.model.spec, ensure_ascii=False)
-    weights = {name: value.contiguous() for name, value in job.graph.model.state_dict().items()}
+    # Copies, since some networks hold a weight under two names, and the format takes none that share memory.
+    weights = {name: value.clone().contiguous() for name, value in job.graph.model.state_dict().items()}
     safetensors.save_file(weights, file, metadata={**job.metadata, "spec": spec})
     return [file]
 

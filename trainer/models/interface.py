@@ -114,7 +114,7 @@ class DetectionModel(nn.Module, ABC):
             TrainerError: the model cannot, and so cannot be exported as a graph.
         """
         raise TrainerError(
-            f"{self.spec['model']} cannot be exported as a graph, as it treats each image apart: "
+            f"{self.spec['model']} cannot be exported as a graph for images of any number and size: "
             "export it to safetensors"
         )
 

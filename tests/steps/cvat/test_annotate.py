@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,14 @@ def test_a_video_is_annotated_frame_by_frame(cvat: Start, run: Path) -> None:
     annotate_tasks(str(run), f"{server.host}/tasks/43", threshold=0)
     assert task.boxes() == [each for each in predicted(run, task) if each[0] != 3]
     assert patches(server) == 1
+
+
+def test_the_model_may_lie_in_a_bucket(cvat: Start, run: Path, bucket: str, put: Any) -> None:
+    task = drawn_task(43, 2, annotated=False)
+    server = cvat(task)
+    put("ns/models/1/checkpoints/best.pth", run / "checkpoints" / "best.pth")
+    annotate_tasks(f"s3://{bucket}/ns/models/1", f"{server.host}/tasks/43", threshold=0)
+    assert task.boxes() == predicted(run, task)
 
 
 def test_each_class_has_the_threshold_of_its_operating_point(cvat: Start, run: Path, tmp_path: Path) -> None:
@@ -177,8 +186,9 @@ def test_a_server_that_the_sdk_does_not_understand_is_told_with_the_version_to_i
 
 def test_what_is_not_there_is_one_line(cvat: Start, run: Path, tmp_path: Path) -> None:
     server = cvat(drawn_task(43, annotated=False))
-    with refused("--checkpoint", tmp_path, "neither a checkpoint"):
-        annotate_tasks(str(tmp_path), f"{server.host}/tasks/43")
+    # Before anybody is asked who they are.
+    with refused("checkpoint", tmp_path, "neither a checkpoint"):
+        annotate_tasks(str(tmp_path), "http://127.0.0.1:9/tasks/43")
     with refused("(404)"):
         annotate_tasks(str(run), f"{server.host}/tasks/44")
     with refused("--to 'tasks/43' is not a task of a CVAT server"):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import ssl
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+import trustme
 
+from steps.common.errors import TemporaryError
 from steps.cvat.links import frame_links
 from steps.fetch import fetch_dump
 from steps.prepare import prepare_data
@@ -328,8 +334,39 @@ def test_without_the_sdk_it_is_said_what_to_install(cvat: Start, out: Path, monk
 def test_what_is_no_cvat_server_is_one_line(s3: Any, logged_in: None, out: Path) -> None:
     with refused(s3.endpoint):
         fetch_dump(f"{s3.endpoint}/tasks/42", out)
-    with refused("http://127.0.0.1:9 cannot be reached"):
-        fetch_dump("http://127.0.0.1:9/tasks/42", out)
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("http://127.0.0.1:9", "cannot be reached (Connection refused)"),
+        ("http://cvat.invalid", "cannot be reached ("),
+    ],
+)
+def test_a_server_that_is_away_is_told_in_the_systems_words(host: str, words: str, logged_in: None, out: Path) -> None:
+    with pytest.raises(TemporaryError, match=re.escape(f"{host} {words}")) as caught:
+        fetch_dump(f"{host}/tasks/42", out)
+    assert not re.search("Pool|Max retries|object at", str(caught.value))
+
+
+def test_a_certificate_that_is_not_trusted_is_told_with_a_remedy_that_helps(
+    logged_in: None, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    server = ThreadingHTTPServer(("localhost", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with refused("has a certificate that is not trusted here", "set SSL_CERT_FILE"):
+            fetch_dump(f"https://localhost:{server.server_port}/tasks/42", out)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        with refused("(501)"):
+            fetch_dump(f"https://localhost:{server.server_port}/tasks/42", out)
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_the_double_speaks_as_the_sdks_models_do(cvat: Start) -> None:

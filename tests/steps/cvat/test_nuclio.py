@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from steps.cvat.boxes import plain_boxes
-from steps.nuclio import write_function
+from steps.export import export_model
 from tests.cvat_double import drawn_task
 from tests.steps.refusals import refused
 from trainer import load
@@ -22,7 +22,9 @@ from trainer import load
 
 @pytest.fixture
 def folder(run: Path, tmp_path: Path) -> Path:
-    return write_function(str(run), tmp_path / "function", "Nüsse & Bolzen 2")
+    (first, *_) = export_model(str(run), tmp_path / "function", "nuclio", "Nüsse & Bolzen 2")
+    assert first.name == "function.yaml"
+    return first.parent
 
 
 @pytest.fixture
@@ -71,12 +73,12 @@ def test_cvat_finds_in_the_annotations_what_its_menu_shows(folder: Path) -> None
     assert [(label["id"], label["name"]) for label in json.loads(annotations["spec"])] == [(0, "nut"), (1, "bolt")]
     assert function["metadata"]["name"] == "cvat-detr-n-sse-bolzen-2"
     assert function["spec"]["handler"] == "main:handler"
-    assert sorted(path.name for path in folder.iterdir()) == ["function.yaml", "main.py", "model.pth"]
+    assert sorted(path.name for path in folder.iterdir()) == ["function.yaml", "main.py", "model.pth", "model_card.md"]
 
 
 def test_a_wrong_name_or_checkpoint_is_one_line(run: Path, tmp_path: Path) -> None:
     with refused("--name '&'"):
-        write_function(str(run), tmp_path / "function", "&")
-    with refused("--checkpoint", "neither a checkpoint"):
-        write_function(str(tmp_path), tmp_path / "function")
+        export_model(str(run), tmp_path / "function", "nuclio", "&")
+    with refused(str(tmp_path), "neither a checkpoint"):
+        export_model(str(tmp_path), tmp_path / "function", "nuclio")
     assert not (tmp_path / "function").exists()

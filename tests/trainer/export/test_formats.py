@@ -19,6 +19,7 @@ from torch import nn
 
 from pipelines.local.sample import draw_sample
 from tests.conftest import SHARED_DUMP
+from tests.trainer.models.hf.tiny import save_tiny
 from trainer import checkpoint
 from trainer.errors import TrainerError
 from trainer.evaluation.detector import from_content, load
@@ -215,6 +216,41 @@ class TestRefusals:
         with pytest.raises(TrainerError, match=r"fasterrcnn_lite0 cannot be exported as a graph.*to safetensors$"):
             export(run, to, tmp_path / "out")
         assert list((tmp_path / "out").iterdir()) == []
+
+    def test_a_published_model(self, tmp_path: Path) -> None:
+        # Its library makes Python numbers of a batch's sizes, which a graph would keep for all images.
+        pytest.importorskip("transformers")
+        run = write_checkpoint(tmp_path / "run", f"hf:{save_tiny('d_fine', tmp_path / 'published')}")
+        with pytest.raises(TrainerError, match=r"published cannot be exported as a graph.*to safetensors$"):
+            export(run, "onnx", tmp_path / "out")
+        [file] = export(run, "safetensors", tmp_path / "out")
+        assert file.stat().st_size > 10_000
+
+    def test_what_is_cut_off_leaves_no_pair_that_does_not_belong_together(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run, out = write_checkpoint(tmp_path / "run", "detr_tiny", **SMALL_DETR), tmp_path / "out"
+
+        def write_pair(job: Any, folder: Path) -> list[Path]:
+            pair = [folder / "model.xml", folder / "model.bin"]
+            for file in pair:
+                file.write_text(f"of {folder.name}")
+            return pair
+
+        monkeypatch.setitem(FORMATS, "openvino", write_pair)
+        old = export(run, "openvino", out)
+        assert [file.name for file in old] == ["model.xml", "model.bin"]
+        moves, move = iter([True]), Path.replace
+
+        def fails_later(self: Path, target: Path) -> Path:
+            if not next(moves, False):
+                raise OSError("the disk is full")
+            return move(self, target)
+
+        monkeypatch.setattr(Path, "replace", fails_later)
+        with pytest.raises(OSError, match="full"):
+            export(run, "openvino", out)
+        assert [file.name for file in out.iterdir()] == ["model.bin"]
 
     def test_an_unknown_format(self, tmp_path: Path) -> None:
         with pytest.raises(TrainerError, match=f"'tflite' is no format.*{', '.join(FORMATS)}"):

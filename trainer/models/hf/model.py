@@ -171,11 +171,6 @@ class HFDetector(DetectionModel):
         Returns:
             For each image `scores` `[n]`, `labels` `[n]` and `boxes` `[n, 4]` (x0, y0, x1, y1 in px, within the image).
         """
-        found = self.decode(outputs, sizes)
-        return [{name: values[image] for name, values in found.items()} for image in range(len(sizes))]
-
-    def decode(self, outputs: Outputs, sizes: Tensor) -> dict[str, Tensor]:
-        """As `detections`, with the images of a batch together."""
         logits, boxes = outputs.logits.float(), box_convert(outputs.boxes.float(), "cxcywh", "xyxy")
         if self._softmax:
             scores, labels = logits.softmax(-1)[..., :-1].max(-1)
@@ -190,7 +185,8 @@ class HFDetector(DetectionModel):
             scale = limit * boxes.new_tensor(outputs.padded) / outputs.sizes.to(boxes)
         boxes = boxes * scale.flip(1).repeat(1, 2)[:, None]
         boxes = torch.minimum(boxes.clamp(min=0), limit.flip(1).repeat(1, 2)[:, None])
-        return {"scores": scores, "labels": labels, "boxes": boxes}
+        found = {"scores": scores, "labels": labels, "boxes": boxes}
+        return [{name: values[image] for name, values in found.items()} for image in range(len(sizes))]
 
     def parameter_groups(self, config: Any) -> list[dict[str, Any]]:
         """Parameters with their rates: the backbone's own, and no decay for norms and biases.
