@@ -115,6 +115,7 @@ def test_every_option_has_a_test() -> None:
         "--artifacts",
         "--nodes",
         "--queue",
+        "--reuse-data",
         "--schedule",
         "--schedule-dump",
         "--timezone",
