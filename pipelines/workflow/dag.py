@@ -71,7 +71,8 @@ def training_workflow(target: Target, options: Options, *, again: bool = False) 
         ],
         labels=LABELS,
         pod_metadata=m.Metadata(labels=LABELS),
-        service_account_name=options.service_account or None,
+        # Onepanel's namespaces have no account of that name.
+        service_account_name=(options.service_account if target is Target.ARGO else "") or None,
         image_pull_secrets=options.image_pull_secrets or None,
         pod_priority_class_name=options.priority_class or None,
         security_context=build.pod_security_context(),

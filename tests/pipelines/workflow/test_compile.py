@@ -213,6 +213,11 @@ def test_failed_workflows_keep_their_volumes_for_argo_retry_and_not_for_ever() -
     assert onepanel["volumeClaimGC"] == {"strategy": "OnWorkflowCompletion"}
 
 
+def test_the_service_account_is_argos() -> None:
+    text = manifests(Options(service_account="detr"))[Path("onepanel/detr-training.yaml")]
+    assert "serviceAccountName" not in text, "Onepanel's namespaces have no such account, and no pod would start"
+
+
 def test_rbac_is_for_the_service_account_of_the_pods() -> None:
     text = manifests(Options(service_account="detr", namespace="team"))[Path("argo/rbac.yaml")]
     items = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load(text)["items"]}
