@@ -325,7 +325,11 @@ class _Handler(BaseHTTPRequestHandler):
     def log_at_kubernetes(self, query: dict[str, str], body: Any, pod: str) -> None:
         assert query["container"] == "main"
         lines = self.cluster.log if pod.endswith("-77") else ["of another pod"]
-        self._text(200, "".join(f"{line}\n" for line in lines), "text/plain")
+        if lines:
+            self._text(200, "".join(f"{line}\n" for line in lines), "text/plain")
+        else:  # As a real server answers for a container that has not started.
+            self.send_response(204)
+            self.end_headers()
 
 
 DROP = object()

@@ -130,7 +130,8 @@ def restricted(api: k8s.ApiClient) -> Iterator[str]:
     core.create_namespace({"metadata": {"name": name, "labels": ENFORCED}})
     try:
         # No pod is admitted before its account is there, which a controller makes.
-        while not core.list_namespaced_service_account(name).items:
+        deadline = time.monotonic() + 60
+        while not core.list_namespaced_service_account(name).items and time.monotonic() < deadline:
             time.sleep(1)
         yield name
     finally:
