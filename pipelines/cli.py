@@ -219,20 +219,24 @@ def _sweep_on_cluster(
     given: dict[str, str], at_once: int, dry_run: bool, manifest: Path, via: str, context: str, namespace: str
 ) -> int:
     from pipelines.cluster.connect import connect
+    from pipelines.cluster.source import pinned
     from pipelines.cluster.submit import addressed
     from pipelines.cluster.sweep import submit_sweep, sweep_workflows
     from pipelines.manifest.sweep import new_name
 
     compiled = Manifest.load(manifest)
     namespace = namespace or str(compiled.metadata.get("namespace", ""))
+    given, word = pinned(compiled, given)
     if dry_run:
         where = namespace or os.environ.get("ARGO_NAMESPACE") or "default"
         workflows = sweep_workflows(compiled, given, new_name(compiled), where, at_once)
         instance = os.environ.get("ARGO_INSTANCEID", "")
+        _say(word)
         print(yaml.safe_dump_all([addressed(each, where, instance) for each in workflows], sort_keys=False), end="")
         return 0
     reached = connect(via, context=context, namespace=namespace)
     sent = submit_sweep(reached, compiled, given, at_once)
+    _say(word)
     print(f"submitted the sweep {sent.name} in namespace {reached.namespace}: its data, then {len(sent.runs)} runs")
     for name, words in sent.runs.items():
         print(f"  {name}  {words}")
@@ -370,6 +374,7 @@ def submit_command(
 ) -> int:
     """Create the workflow on a cluster."""
     from pipelines.cluster.connect import connect
+    from pipelines.cluster.source import pinned
     from pipelines.cluster.submit import addressed, build_workflow, installed, send
 
     if output not in ("", "name", "json", "yaml"):
@@ -378,17 +383,22 @@ def submit_command(
     own = str(compiled.metadata.get("namespace", ""))
     if dry_run and not from_template:
         # Needs no cluster.
-        workflow = build_workflow(compiled, read_overrides(param))
+        overrides, word = pinned(compiled, read_overrides(param))
+        workflow = build_workflow(compiled, overrides)
+        _say(word)
         _print_workflow(addressed(workflow, namespace, os.environ.get("ARGO_INSTANCEID", "")), output)
         return 0
     cluster = connect(via, context=context, namespace=namespace or own)
     if from_template:
         compiled = installed(cluster, compiled, from_template)
-    workflow = build_workflow(compiled, read_overrides(param), from_template)
+    overrides, word = pinned(compiled, read_overrides(param))
+    workflow = build_workflow(compiled, overrides, from_template)
     if dry_run:
+        _say(word)
         _print_workflow(addressed(workflow, cluster.namespace, cluster.instance_id), output)
         return 0
     created = send(cluster, workflow)
+    _say(word)
     name = str(created["metadata"]["name"])
     if output:
         _print_workflow(created, output)
@@ -399,6 +409,12 @@ def submit_command(
     if not output:
         print(f"watch it: python -m pipelines watch {name} --namespace {cluster.namespace}")
     return 0
+
+
+def _say(word: str) -> None:
+    """Say something beside what programs read."""
+    if word:
+        print(word, file=sys.stderr)
 
 
 def _print_workflow(workflow: dict[str, Any], output: str) -> None:
@@ -513,12 +529,13 @@ def publish_command(
         Path, typer.Option(help="The compiled spec.", show_default="the committed one")
     ] = ONEPANEL_SPEC,
 ) -> int:
-    """Register the template in Onepanel, labelled for CVAT.
+    """Register the template in Onepanel, labelled for CVAT; a branch of the source becomes the commit that it is now.
 
     Reads ONEPANEL_API_URL, ONEPANEL_NAMESPACE and ONEPANEL_TOKEN; if the token is what `opctl auth token` prints,
     ONEPANEL_USERNAME too.
     """
     from pipelines.cluster.onepanel import publish
+    from pipelines.cluster.source import pinned
     from pipelines.manifest.lint import lint
 
     problems = lint(manifest)
@@ -526,7 +543,15 @@ def publish_command(
         raise PipelineError(
             f"{manifest} would be refused: {problems[0]}; `python -m pipelines lint` lists all problems"
         )
-    template = publish(name, read_text(manifest), os.environ)
+    text = read_text(manifest)
+    values, word = pinned(Manifest.load(manifest), {})
+    if values:
+        spec = yaml.safe_load(text)
+        for parameter in spec["arguments"]["parameters"]:
+            parameter["value"] = values.get(parameter["name"], parameter["value"])
+        text = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
+    template = publish(name, text, os.environ)
+    _say(f"{word}; publish again for a later one" if values else word)
     if template.changed:
         print(f"published '{name}' as {template.uid}, version {template.version}")
     else:

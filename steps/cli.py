@@ -18,6 +18,7 @@ from steps.fetch import fetch_dump
 from steps.hyperparameters import show_hyperparameters
 from steps.prepare import prepare_data
 from steps.promote import promote_model
+from steps.remember import remember_data
 from steps.train import train_model
 from steps.upload import upload_artifacts
 from trainer.errors import TrainerError
@@ -25,6 +26,7 @@ from trainer.errors import TrainerError
 STEPS: dict[str, Callable[..., Any]] = {
     "fetch": fetch_dump,
     "prepare": prepare_data,
+    "remember": remember_data,
     "train": train_model,
     "evaluate": evaluate_model,
     "upload": upload_artifacts,
@@ -36,6 +38,7 @@ STEPS: dict[str, Callable[..., Any]] = {
 EXAMPLES = {
     "fetch": "fetch --annotation-path task.zip --dataset-dir data",
     "prepare": "prepare --dataset-dir data --val-split 10",
+    "remember": "remember --dataset-dir data",
     "train": "train --dataset-dir data --output-dir run --hyperparameters 'lr: 0.0002'",
     "evaluate": "evaluate --dataset-dir data --output-dir run",
     "upload": "upload --output-dir run --output-path s3://bucket/models/1",

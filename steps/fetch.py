@@ -58,6 +58,7 @@ from steps.options import (
     Series,
     choice,
 )
+from steps.remember import note_place, place_of, remembered
 from steps.storage.config import StorageConfig
 from steps.storage.objects import RemoteObject
 from steps.storage.store import Storage, open_storage
@@ -81,6 +82,23 @@ def fetch_dump(
         typer.Option(
             help="With --series: file that says 'false' where the last run of the series was trained on this very"
             " dump, which is then not fetched, else 'true'. Empty: no."
+        ),
+    ] = "",
+    memory: Annotated[
+        str,
+        typer.Option(
+            help="Where `remember` keeps prepared data: a key prefix in the bucket, or s3://bucket/prefix. What was"
+            " prepared from this very dump, with --memory-settings, by this code, is fetched in place of the dump."
+            " Empty: no."
+        ),
+    ] = "",
+    memory_settings: Annotated[
+        str, typer.Option(help="With --memory: the settings of the preparation, in any words.")
+    ] = "",
+    remembered_file: Annotated[
+        str,
+        typer.Option(
+            help="With --memory: file that says 'true' where prepared data were fetched, else 'false'. Empty: no."
         ),
     ] = "",
     namespace: Namespace = "",
@@ -132,14 +150,25 @@ def fetch_dump(
             Path(changed_file).write_text("true" if changed else "false", encoding="utf-8")
         if not changed:
             return dataset_dir
+    wanted = source
+    if memory:
+        place = place_of(memory, source, state, memory_settings, dataset_dir)
+        prepared = remembered(place, config)
+        if prepared:
+            log.info("%s was prepared before, with these settings: %s has the data", source, prepared)
+            wanted = prepared
+        if remembered_file:
+            Path(remembered_file).write_text("true" if prepared else "false", encoding="utf-8")
     with only_writer(dataset_dir, "fetch", LOCK), nothing_in_the_way(dataset_dir):
-        fetched = _bring(source, dataset_dir, state)
+        fetched = _bring(wanted, dataset_dir, state)
         note_source(str(source), dataset_dir)
+        if memory:
+            note_place(place, dataset_dir)
         if series:
             note_version(version, dataset_dir)
     log.info(
         "%s files (%s) of %s in %s: %s fetched in %.1f s, %s already there",
-        fetched.files, decimal(fetched.size), source, dataset_dir, fetched.files - fetched.kept,
+        fetched.files, decimal(fetched.size), wanted, dataset_dir, fetched.files - fetched.kept,
         time.monotonic() - started, fetched.kept,
     )  # fmt: skip
     return dataset_dir

@@ -29,6 +29,7 @@ NOTE = ".upload.json"
 def upload_artifacts(
     output_dir: OutputDir,
     output_path: Annotated[str, typer.Option(help="Where to: a key prefix in the bucket, or s3://bucket/prefix.")],
+    manifest_file: Annotated[str, typer.Option(help="File that gets a copy of the manifest. Empty: none.")] = "",
     bucket: Bucket = "",
     endpoint: Endpoint = "",
     region: Region = "",
@@ -62,7 +63,9 @@ def upload_artifacts(
     generation = _Generation(storage, prefix)
     generation.begin([key for _, key in uploads])
     sent = storage.upload(uploads)
-    manifest_key = generation.complete(sent)
+    manifest_key, manifest = generation.complete(sent)
+    if manifest_file:
+        write_json(Path(manifest_file), manifest)
 
     log.info(
         "uploaded %d files (%s) to %s/%s", len(sent), decimal(sum(each.size for each in sent)), storage.url, prefix
@@ -101,8 +104,8 @@ class _Generation:
         if manifest:
             self._storage.remove([self._manifest])
 
-    def complete(self, sent: Sequence[Sent]) -> str:
-        """Remove what is old, put the manifest; give its key.
+    def complete(self, sent: Sequence[Sent]) -> tuple[str, dict[str, Any]]:
+        """Remove what is old, put the manifest; give its key and its content.
 
         Raises:
             TemporaryError: another upload interfered.
@@ -112,12 +115,11 @@ class _Generation:
             raise TemporaryError(
                 f"another upload to {self._storage.url}/{self._prefix} is under way: run the step again after it"
             )
-        self._put(
-            self._manifest, {"files": [{"key": each.key, "size": each.size, "sha256": each.sha256} for each in sent]}
-        )
+        manifest = {"files": [{"key": each.key, "size": each.size, "sha256": each.sha256} for each in sent]}
+        self._put(self._manifest, manifest)
         with suppress(NotAllowedError):  # It does no harm.
             self._storage.remove([self._note])
-        return self._manifest
+        return self._manifest, manifest
 
     def _undisturbed(self, sent: Sequence[Sent]) -> bool:
         """Tell whether what lies there is what was sent; whoever may not look is believed."""

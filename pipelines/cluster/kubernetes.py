@@ -131,7 +131,8 @@ class Kubernetes:
             text = self._core.read_namespaced_pod_log(
                 pod["metadata"]["name"], self.namespace, container="main", _request_timeout=_TIMEOUT, **more
             )
-        return str(text).splitlines()
+        # The client makes None of an empty answer: a container that has not started has none.
+        return str(text or "").splitlines()
 
     def stop(self, name: str, *, waits: bool) -> None:
         # As the argo command does.

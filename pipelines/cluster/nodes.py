@@ -11,6 +11,8 @@ from typing import Any
 
 Document = dict[str, Any]
 FINISHED = {"Succeeded", "Failed", "Error"}
+UNITS = ((86400, 10**6, "d"), (3600, 24, "h"), (60, 60, "m"), (1, 60, "s"))
+"""Seconds of a unit of time, how many make the next one, and its letter."""
 STARTING = {"", "PodInitializing", "ContainerCreating"}
 """Words for a container that waits, which do not say for what."""
 
@@ -32,9 +34,11 @@ class Step:
 
 
 def duration(seconds: float) -> str:
-    """Write a time span as `1m29s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+    """Write a time span in its two largest units: `29s`, `1m29s`, `3h05m`, `2d03h`."""
+    parts = [(round(seconds) // size % limit, unit) for size, limit, unit in UNITS]
+    first = next((index for index, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    (count, unit), *after = parts[first : first + 2]
+    return f"{count}{unit}" + "".join(f"{rest:02d}{smaller}" for rest, smaller in after)
 
 
 def phase_of(workflow: Document) -> str:

@@ -34,8 +34,8 @@ def print_logs(cluster: Cluster, name: str, step: str) -> None:
 
 def print_list(cluster: Cluster, sweep: str, console: Console) -> None:
     """Print the training workflows of a namespace, the newest first, or those of a sweep."""
-    table = Table("name", "phase", "created", "duration", "sweep", box=None)
     found = _labelled(cluster, {**LABELS, **({SWEEP_LABEL: sweep} if sweep else {})})
+    table = Table("name", "phase", "created", "duration", "sweep", box=None)
     for workflow in sorted(found, key=lambda each: str(each["metadata"].get("creationTimestamp")), reverse=True):
         metadata, phase = workflow["metadata"], phase_of(workflow)
         table.add_row(
@@ -46,6 +46,8 @@ def print_list(cluster: Cluster, sweep: str, console: Console) -> None:
             Text((metadata.get("labels") or {}).get(SWEEP_LABEL, "")),
         )
     if found:
+        # Names are there to be copied, however narrow the window or the pipe.
+        console.width = 1000
         console.print(table)
     else:
         console.print(f"no training workflows in namespace {cluster.namespace}")

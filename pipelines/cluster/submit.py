@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.cluster.errors import ConnectionLostError
 from pipelines.cluster.protocol import GROUP, INSTANCE_LABEL, VERSION, Cluster, Document
+from pipelines.cluster.source import refuse_other_key
 from pipelines.errors import PipelineError
 from pipelines.manifest.reader import Manifest
 from pipelines.workflow.contract import LABELS
@@ -21,11 +22,12 @@ def build_workflow(manifest: Manifest, overrides: Mapping[str, str], template: s
         template: name of an installed workflow template to refer to, instead of carrying the spec along.
 
     Raises:
-        PipelineError: a parameter is unknown, missing, or refused by its step.
+        PipelineError: a parameter is unknown, missing, or refused by its step; the pods have no key for its source.
     """
     manifest.parameters(overrides)
     _demand(manifest, overrides)
     manifest.check(overrides)
+    refuse_other_key(manifest, overrides)
     if template:
         arguments = {"parameters": [{"name": name, "value": value} for name, value in overrides.items()]}
         spec: Document = {"workflowTemplateRef": {"name": template}, "arguments": arguments}

@@ -51,7 +51,7 @@ def sweep_workflows(
     data = build_workflow(data_workflow(manifest), sweep.fixed)
     _mark(data, name, f"{name}-data", slots)
     trained_on = {ANNOTATION_PATH.name: f"{namespace}/{place}/{name}/{name}-data"}
-    training = without(manifest, {"prepare"})
+    training = without(manifest, {"prepare", "remember"})
     workflows = [data]
     for each in sweep.combinations:
         workflow = build_workflow(training, {**each.overrides, **trained_on})

@@ -15,6 +15,7 @@ from pipelines.cluster.errors import ConnectionLostError
 from pipelines.cluster.nodes import (
     FINISHED,
     Step,
+    duration,
     failed_pods,
     phase_of,
     seconds_of,
@@ -59,7 +60,7 @@ def watch(cluster: Cluster, name: str, console: Console) -> bool:
                     console.print(Text(f"{step.name:<20} {step.phase}{f'  {more}' if more else ''}"), soft_wrap=True)
     phase = phase_of(workflow)
     end = Text(f"{name} {phase}", style=COLOURS.get(phase, "bold"))
-    console.print(end.append(f"  {seconds_of(workflow['status']):.0f} s", style="default"))
+    console.print(end.append(f"  {duration(seconds_of(workflow['status']))}", style="default"))
     if phase == "Succeeded":
         if address := report_address(workflow):
             console.print(Text(f"report: {address}"), soft_wrap=True)

@@ -85,7 +85,7 @@ def sweep_locally(
     sweep = read_sweep(workflow, {**({} if dump else FOR_SAMPLE), **given}, fixed)
     folder = runs.absolute() / new_name(workflow)
     data = plan(_named(part(workflow, {"fetch", "prepare"}), "data"), sweep.fixed, folder)
-    training = without(workflow, {"fetch", "prepare"})
+    training = without(workflow, {"fetch", "prepare", "remember"})
     planned = [
         (each, plan(_named(training, f"{folder.name}-{each.number}"), each.overrides, folder))
         for each in sweep.combinations

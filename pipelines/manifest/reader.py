@@ -127,8 +127,9 @@ class Manifest:
                 reference = written[position + 1]
                 if f"'{flag}'" in str(error) and reference.startswith("{{workflow.parameters."):
                     parameter = reference.strip("{}").removeprefix("workflow.parameters.")
-                    reason = str(error).partition(": ")[2]
-                    raise PipelineError(f"parameter '{parameter}' is '{arguments[position + 1]}': {reason}") from None
+                    value = arguments[position + 1]
+                    reason = str(error).partition(": ")[2].removeprefix(f"it is '{value}': ")
+                    raise PipelineError(f"parameter '{parameter}' is '{value}': {reason}") from None
             raise PipelineError(f"{name}: {error}") from None
         settings = inspect.signature(check_settings).parameters
         if "hyperparameters" in parsed:

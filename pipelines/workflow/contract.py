@@ -13,7 +13,10 @@ CODE = "/mnt/src"
 VOLUMES = {"data": DATA, "output": OUTPUT}
 """Volumes that live as long as the workflow, and where each container mounts them."""
 
-BOXES = ("fetch-dump", "prepare-data", "train-detr", "evaluate", "upload-artifacts", "promote-model", "annotate")
+BOXES = (
+    "fetch-dump", "prepare-data", "remember-data", "train-detr", "evaluate", "upload-artifacts", "promote-model",
+    "annotate",
+)  # fmt: skip
 """The steps as users see them: names of the DAG's tasks and of their templates."""
 
 SCRATCH = "/tmp"  # noqa: S108 - a path in a pod

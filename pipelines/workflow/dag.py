@@ -1,5 +1,6 @@
 """The pipeline: five steps in a row, and a sixth where it is asked for."""
 
+from pathlib import Path
 from typing import Any
 
 from hera.workflows import DAG, Artifact, Container, NoneArchiveStrategy, Resource, Task, Workflow
@@ -14,8 +15,11 @@ from pipelines.workflow.values import seconds
 from steps.evaluate import HEADLINE
 
 VALUES = f"{SCRATCH}/values"
+MANIFEST_FILE = f"{SCRATCH}/manifest.json"
 CHANGED_FILE = f"{SCRATCH}/changed"
 IF_CHANGED = "{{tasks.fetch-dump.outputs.parameters.changed}} == true"
+REMEMBERED_FILE = f"{SCRATCH}/remembered"
+UNLESS_REMEMBERED = "{{tasks.fetch-dump.outputs.parameters.remembered}} != true"
 
 
 def training_workflow(target: Target, options: Options, *, again: bool = False) -> Workflow:
@@ -29,10 +33,29 @@ def training_workflow(target: Target, options: Options, *, again: bool = False) 
     """
     parameters = workflow_parameters(target, options)
     build = ContainerBuilder(target, options)
-    in_series: dict[str, Any] = {}
+    preparation: dict[str, Any] = {
+        "val_split": p.VAL_SPLIT,
+        "seed": p.SEED,
+        "dump_format": p.DUMP_FORMAT,
+        "split": p.SPLIT,
+        "exclude": p.EXCLUDE,
+        "crowds": p.CROWD_REGIONS,
+        "frame_order": p.FRAME_ORDER,
+        "max_lost": p.MAX_LOST,
+    }
+    earlier: dict[str, Any] = {}
     series = f"{{{{workflow.namespace}}}}/{p.OUTPUT_PATH.reference}/{options.name}"
     if again:
-        in_series = {"series": series, "changed_file": CHANGED_FILE, "outputs": [_value("changed", CHANGED_FILE)]}
+        earlier = {"series": series, "changed_file": CHANGED_FILE, "outputs": [_value("changed", CHANGED_FILE)]}
+    # In a series, a dump that was there before is not even fetched.
+    reuses = options.reuse_data and target is Target.ARGO and not again
+    if reuses:
+        earlier = {
+            "memory": f"{series}/prepared",
+            "memory_settings": " ".join(f"{name}={each.reference}" for name, each in preparation.items()),
+            "remembered_file": REMEMBERED_FILE,
+            "outputs": [_value("remembered", REMEMBERED_FILE)],
+        }
     with Workflow(
         generate_name=f"{options.name}-",
         namespace=options.namespace or None,
@@ -48,7 +71,8 @@ def training_workflow(target: Target, options: Options, *, again: bool = False) 
         ],
         labels=LABELS,
         pod_metadata=m.Metadata(labels=LABELS),
-        service_account_name=options.service_account or None,
+        # Onepanel's namespaces have no account of that name.
+        service_account_name=(options.service_account if target is Target.ARGO else "") or None,
         image_pull_secrets=options.image_pull_secrets or None,
         pod_priority_class_name=options.priority_class or None,
         security_context=build.pod_security_context(),
@@ -70,21 +94,10 @@ def training_workflow(target: Target, options: Options, *, again: bool = False) 
             hyperparameters=p.HYPERPARAMETERS,
             checkpoint=p.CHECKPOINT,
             namespace="{{workflow.namespace}}",
-            **in_series,
+            **earlier,
         )
-        prepare = build.step(
-            "prepare-data",
-            "prepare",
-            dataset_dir=DATA,
-            val_split=p.VAL_SPLIT,
-            seed=p.SEED,
-            dump_format=p.DUMP_FORMAT,
-            split=p.SPLIT,
-            exclude=p.EXCLUDE,
-            crowds=p.CROWD_REGIONS,
-            frame_order=p.FRAME_ORDER,
-            max_lost=p.MAX_LOST,
-        )
+        prepare = build.step("prepare-data", "prepare", dataset_dir=DATA, **preparation)
+        remember = [build.step("remember-data", "remember", dataset_dir=DATA)] if reuses else []
         train = build.training_step(
             "train-detr",
             "train",
@@ -116,12 +129,13 @@ def training_workflow(target: Target, options: Options, *, again: bool = False) 
             "upload",
             output_dir=OUTPUT,
             output_path=f"{{{{workflow.namespace}}}}/{p.OUTPUT_PATH.reference}/{{{{workflow.name}}}}",
+            **(_listed(options) if target is Target.ARGO else {}),
         )
         training: Container | Resource = train
         if options.nodes > 1 and target is Target.ARGO:
             workflow.templates.remove(train)
             training = build.across_nodes(train, LABELS)
-        steps = [fetch, prepare, training, evaluate, upload]
+        steps = [fetch, prepare, *remember, training, evaluate, upload]
         if options.annotate:
             steps.append(build.training_step("annotate", "annotate", checkpoint=OUTPUT, to=p.ANNOTATE))
         if again:
@@ -137,6 +151,7 @@ def training_workflow(target: Target, options: Options, *, again: bool = False) 
                 )
             )
         with DAG(name="main"):
+            conditions = dict.fromkeys(["prepare-data", "remember-data"], UNLESS_REMEMBERED) if reuses else {}
             before: str | None = None
             for step in steps:
                 name = str(step.name)
@@ -145,8 +160,8 @@ def training_workflow(target: Target, options: Options, *, again: bool = False) 
                     name=name,
                     template=step,
                     dependencies=[before] if before else None,
-                    # A step that is skipped counts as done: each needs the condition.
-                    when=IF_CHANGED if again and before else None,
+                    # A step that is skipped counts as done: in a series, each needs the condition.
+                    when=IF_CHANGED if again and before else conditions.get(name),
                 )
                 before = name
     return workflow
@@ -161,11 +176,17 @@ def _shown(options: Options) -> dict[str, Any]:
     """Return what Argo's page shows of the evaluation."""
     outputs: list[HeraParameter | Artifact] = [_value(name, f"{VALUES}/{name}") for name in HEADLINE]
     if options.artifacts:
-        outputs += [
-            Artifact(name=name.partition(".")[0], path=f"{OUTPUT}/{name}", archive=NoneArchiveStrategy())
-            for name in ("report.html", "metrics.json")
-        ]
+        outputs += [_artifact(f"{OUTPUT}/{name}") for name in ("report.html", "metrics.json")]
     return {"values_dir": VALUES, "outputs": outputs}
+
+
+def _listed(options: Options) -> dict[str, Any]:
+    """Return what Argo's page shows of the upload."""
+    return {"manifest_file": MANIFEST_FILE, "outputs": [_artifact(MANIFEST_FILE)]} if options.artifacts else {}
+
+
+def _artifact(path: str) -> Artifact:
+    return Artifact(name=Path(path).stem, path=path, archive=NoneArchiveStrategy())
 
 
 def _clean_up(target: Target, options: Options) -> dict[str, Any]:

@@ -145,7 +145,14 @@ class Options:
     )
     queue: v.Label = _option("", "Argo: with --nodes, Kueue's queue.", "none")
     artifacts: bool = _option(
-        False, "Argo: keep report and metrics as artifacts too, which needs an artifact repository in the cluster."
+        False,
+        "Argo: keep report, metrics and the upload's manifest as artifacts too, which needs an artifact repository in "
+        "the cluster.",
+    )
+    reuse_data: bool = _option(
+        False,
+        "Argo: keep prepared data in the bucket, and take them from there when dump, settings and code are the same: "
+        "saves CVAT's export, unpacking and preparing.",
     )
     schedule: str = _option(
         "", "Argo: when to train again, in cron's words such as '0 3 * * *'; makes a CronWorkflow.", "no CronWorkflow"
@@ -156,6 +163,7 @@ class Options:
         {
             "fetch-dump": _FILES,
             "prepare-data": _FILES,
+            "remember-data": _FILES,
             "train-detr": _MODEL,
             "evaluate": _MODEL,
             "upload-artifacts": _FILES,
@@ -193,6 +201,7 @@ class Options:
         {
             "fetch-dump": "12h",
             "prepare-data": "6h",
+            "remember-data": "12h",
             "train-detr": "7d",
             "evaluate": "12h",
             "upload-artifacts": "12h",

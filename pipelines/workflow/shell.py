@@ -1,6 +1,16 @@
 """What containers run around a step: installing its packages, and trying again where Argo cannot tell when."""
 
+from steps.common.console import TERMINATION_LOG
 from steps.common.errors import EXIT_TEMPORARY, EXIT_USER_ERROR
+
+_FAIL = f"""\
+fail() {{
+  echo "error: $1" >&2
+  if [ -w {TERMINATION_LOG} ]; then echo "$1" > {TERMINATION_LOG}; fi
+  exit $2
+}}
+"""
+"""Says why as the steps do: in the log, and where Argo's page finds it."""
 
 
 def _pip(target: str) -> str:
@@ -14,13 +24,9 @@ def _pip(target: str) -> str:
 def install_and_run(target: str) -> str:
     """Return a script that installs what the file "$0" lists, then becomes "$@"."""
     return f"""\
-if [ ! -r "$0" ]; then
-  echo "error: the source has no $0: run 'make lock' there" >&2
-  exit {EXIT_USER_ERROR}
-fi
+{_FAIL}if [ ! -r "$0" ]; then fail "the source has no $0: run 'make lock' there" {EXIT_USER_ERROR}; fi
 if ! {_pip(target)}; then
-  echo "error: the packages cannot be installed, see above; this may pass" >&2
-  exit {EXIT_TEMPORARY}
+  fail "the packages cannot be installed, the log says why; this may pass" {EXIT_TEMPORARY}
 fi
 exec "$@"
 """
@@ -35,11 +41,8 @@ exit 0
 
 
 ONEPANEL_RUN = f"""\
-trap 'stopped=yes; kill -TERM $child 2>/dev/null' TERM
-if [ -e "$0" ]; then
-  echo "error: an attempt before this one was refused: its log says why" >&2
-  exit {EXIT_USER_ERROR}
-fi
+{_FAIL}trap 'stopped=yes; kill -TERM $child 2>/dev/null' TERM
+if [ -e "$0" ]; then fail "an attempt before this one was refused: its log says why" {EXIT_USER_ERROR}; fi
 for pause in 10 30 90 270 600 end; do
   "$@" &
   child=$!

@@ -181,7 +181,7 @@ class TestParse:
             assert parse(["train", *where, *flags])[1]["hyperparameters"] == value
 
     def test_mistakes(self) -> None:
-        with refused("there is no step 'fetsh'", "fetch, prepare, train, evaluate, upload"):
+        with refused("there is no step 'fetsh'", "fetch, prepare, remember, train, evaluate, upload"):
             parse(["fetsh"])
         with refused("--epochs", "whole number"):
             parse(["train", "--dataset-dir", "d", "--output-dir", "o", "--epochs", "abc"])

@@ -51,8 +51,10 @@ def test_every_file_lies_under_the_prefix(output_dir: Path, s3_client: Any, buck
 
 
 def test_manifest_tells_what_lies_there(output_dir: Path, s3_client: Any, bucket: str) -> None:
-    upload_artifacts(output_dir, "runs/1")
+    copy = output_dir.parent / "copy.json"
+    upload_artifacts(output_dir, "runs/1", str(copy))
     manifest = json.loads(read(s3_client, bucket, "runs/1/manifest.json"))
+    assert json.loads(copy.read_text()) == manifest
     assert [entry["key"] for entry in manifest["files"]] == [f"runs/1/{name}" for name in UPLOADED]
     for entry in manifest["files"]:
         content = read(s3_client, bucket, entry["key"])

@@ -14,6 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from pipelines.manifest.pod_rules import pod_faults
+from pipelines.manifest.pod_security import restricted_faults
+
 NAMESPACE = "team"
 TOKEN = "a-secret-token"
 CREATED = "detr-training-abcde"
@@ -43,6 +46,10 @@ class Double:
     """Whether the workflow moves on to its next state each time that it is looked at."""
     sweep: str = ""
     """The sweep that the workflow belongs to."""
+    spaces: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Labels of the namespaces that were made here, beside `NAMESPACE`."""
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Cron workflows by name."""
     asked: list[tuple[str, str, dict[str, str], Any]] = field(default_factory=list)
     """Method, path, query and body of each request."""
     moment: int = 0
@@ -91,6 +98,7 @@ def cluster_double(**what: Any) -> Iterator[Double]:
 
 class _Handler(BaseHTTPRequestHandler):
     cluster: Double
+    space = ""
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *arguments: Any) -> None: ...
@@ -103,6 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self._serve("PUT")
+
+    def do_DELETE(self) -> None:
+        self._serve("DELETE")
 
     def do_PATCH(self) -> None:
         assert self.headers["Content-Type"] == "application/merge-patch+json"
@@ -123,9 +134,10 @@ class _Handler(BaseHTTPRequestHandler):
         for pattern, verb, act in ROUTES:
             if verb == method and (match := re.fullmatch(pattern, url.path)):
                 names = match.groupdict()
-                if names.get("namespace") != NAMESPACE:
+                if names.get("namespace", NAMESPACE) not in (NAMESPACE, *self.cluster.spaces):
                     self._answer(404, {"code": 5, "message": f'namespaces "{names.get("namespace")}" not found'})
                 else:
+                    self.space = names.get("namespace", "")
                     act(self, query, body, **{key: value for key, value in names.items() if key != "namespace"})
                 return
         self._answer(404, {"message": f"no such call: {method} {url.path}"})
@@ -193,6 +205,43 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(400, {"code": 3, "message": "the namespace of the object does not match the request's"})
             return
         self._answer(status, {**workflow, "metadata": {**metadata, "name": metadata.get("name", CREATED)}})
+
+    def create_namespace(self, query: dict[str, str], body: Any) -> None:
+        self.cluster.spaces[body["metadata"]["name"]] = body["metadata"].get("labels", {})
+        self._answer(201, body)
+
+    def delete_namespace(self, query: dict[str, str], body: Any, name: str) -> None:
+        del self.cluster.spaces[name]
+        self._answer(200, {"kind": "Status", "apiVersion": "v1", "status": "Success"})
+
+    def list_accounts(self, query: dict[str, str], body: Any) -> None:
+        self._answer(200, {"items": [{"metadata": {"name": "default"}}]})
+
+    def try_pod(self, query: dict[str, str], body: Any) -> None:
+        assert query["dryRun"] == "All"
+        faults = [f"{each}" for each in (*pod_faults(body), *restricted_faults(body))]
+        enforced = self.cluster.spaces[self.space].get("pod-security.kubernetes.io/enforce")
+        if enforced == "restricted" and faults:
+            message = f'pods "x" is forbidden: violates PodSecurity "restricted:latest": {", ".join(faults)}'
+            self._answer(403, {"kind": "Status", "code": 403, "reason": "Forbidden", "message": message})
+        else:
+            self._answer(201, body)
+
+    def try_object(self, query: dict[str, str], body: Any) -> None:
+        assert query["dryRun"] == "All"
+        self._answer(201, body)
+
+    def create_cron(self, query: dict[str, str], body: Any) -> None:
+        if query.get("dryRun") != "All":
+            self.cluster.kept[body["metadata"]["name"]] = body
+        self._answer(201, body)
+
+    def get_cron(self, query: dict[str, str], body: Any, name: str) -> None:
+        found = self.cluster.kept.get(name)
+        self._answer(200 if found else 404, found or {"code": 404, "message": f'"{name}" not found'})
+
+    def delete_cron(self, query: dict[str, str], body: Any, name: str) -> None:
+        self._answer(200, self.cluster.kept.pop(name))
 
     def get_workflow(self, query: dict[str, str], body: Any, name: str) -> None:
         double = self.cluster
@@ -276,7 +325,11 @@ class _Handler(BaseHTTPRequestHandler):
     def log_at_kubernetes(self, query: dict[str, str], body: Any, pod: str) -> None:
         assert query["container"] == "main"
         lines = self.cluster.log if pod.endswith("-77") else ["of another pod"]
-        self._text(200, "".join(f"{line}\n" for line in lines), "text/plain")
+        if lines:
+            self._text(200, "".join(f"{line}\n" for line in lines), "text/plain")
+        else:  # As a real server answers for a container that has not started.
+            self.send_response(204)
+            self.end_headers()
 
 
 DROP = object()
@@ -297,6 +350,15 @@ ROUTES = [
     (f"{KUBERNETES}/workflows/(?P<name>[^/]+)", "PATCH", _Handler.stop_at_kubernetes),
     ("/api/v1/namespaces/(?P<namespace>[^/]+)/events", "GET", _Handler.events_at_kubernetes),
     (f"{KUBERNETES}/workflowtemplates/(?P<name>[^/]+)", "GET", _Handler.get_template),
+    ("/api/v1/namespaces", "POST", _Handler.create_namespace),
+    ("/api/v1/namespaces/(?P<name>[^/]+)", "DELETE", _Handler.delete_namespace),
+    ("/api/v1/namespaces/(?P<namespace>[^/]+)/serviceaccounts", "GET", _Handler.list_accounts),
+    ("/api/v1/namespaces/(?P<namespace>[^/]+)/pods", "POST", _Handler.try_pod),
+    (f"{KUBERNETES}/workflowtemplates", "POST", _Handler.try_object),
+    (f"{KUBERNETES}/cronworkflows", "POST", _Handler.create_cron),
+    (f"{KUBERNETES}/cronworkflows/(?P<name>[^/]+)", "GET", _Handler.get_cron),
+    (f"{KUBERNETES}/cronworkflows/(?P<name>[^/]+)", "DELETE", _Handler.delete_cron),
+    ("/apis/rbac.authorization.k8s.io/v1/namespaces/(?P<namespace>[^/]+)/role(binding)?s", "POST", _Handler.try_object),
     ("/api/v1/namespaces/(?P<namespace>[^/]+)/pods", "GET", _Handler.list_pods),
     ("/api/v1/namespaces/(?P<namespace>[^/]+)/pods/(?P<pod>[^/]+)/log", "GET", _Handler.log_at_kubernetes),
 ]

@@ -23,6 +23,20 @@ def test_the_list_has_a_line_a_run(way: str, tmp_path: Path) -> None:
     assert f"no training workflows in namespace {NAMESPACE}" in of_other.stdout
 
 
+def test_names_in_the_list_are_whole(tmp_path: Path) -> None:
+    name = f"a-sweep-{'x' * 60}"
+    with cluster_double(states=BAD, moment=1, sweep=name) as double:
+        shown = pipelines("list", env={**environment("kubernetes", double, tmp_path), "COLUMNS": "40"})
+    assert "2026-01-01T09:59:00Z" in shown.stdout
+    assert shown.stdout.splitlines()[1].split()[-1] == name
+
+
+def test_a_step_that_has_not_started_has_no_log(tmp_path: Path) -> None:
+    with cluster_double(states=BAD, moment=1) as double:
+        shown = pipelines("logs", CREATED, "--step=train-detr", env=environment("kubernetes", double, tmp_path))
+    assert (shown.returncode, shown.stdout) == (0, "")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_logs_are_the_steps_own_lines(way: str, tmp_path: Path) -> None:
     log = ["line 1", 'time="2026-01-01T10:01:29.000Z" level=info msg="capturing logs" argo=true', "line 2"]

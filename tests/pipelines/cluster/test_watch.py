@@ -14,6 +14,7 @@ import yaml
 
 from pipelines.cli import WORKFLOW
 from pipelines.cluster import argo_server, kubernetes
+from pipelines.cluster.nodes import duration
 from pipelines.cluster.watch import report_address
 from tests.pipelines.cluster.double import CREATED, NAMESPACE, cluster_double
 from tests.pipelines.cluster.ways import DUMP, WAYS, environment, refused
@@ -70,6 +71,22 @@ def test_watching_shows_each_step_and_succeeds(way: str, tmp_path: Path) -> None
     assert "fetch-dump Succeeded 1m29s" in lines
     assert "train-detr Succeeded 1m28s" in lines
     assert any(line.startswith(f"{CREATED} Succeeded") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        (0, "0s"),
+        (59.4, "59s"),
+        (59.6, "1m00s"),
+        (89, "1m29s"),
+        (3600, "1h00m"),
+        (86399, "23h59m"),
+        (7 * 86400, "7d00h"),
+    ],
+)
+def test_a_duration_has_its_two_largest_units(seconds: float, written: str) -> None:
+    assert duration(seconds) == written
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -115,6 +115,7 @@ def test_every_option_has_a_test() -> None:
         "--artifacts",
         "--nodes",
         "--queue",
+        "--reuse-data",
         "--schedule",
         "--schedule-dump",
         "--timezone",
@@ -210,6 +211,11 @@ def test_failed_workflows_keep_their_volumes_for_argo_retry_and_not_for_ever() -
     assert spec["ttlStrategy"]["secondsAfterFailure"] > 0
     onepanel = yaml.safe_load(manifests(Options())[ONEPANEL])
     assert onepanel["volumeClaimGC"] == {"strategy": "OnWorkflowCompletion"}
+
+
+def test_the_service_account_is_argos() -> None:
+    text = manifests(Options(service_account="detr"))[Path("onepanel/detr-training.yaml")]
+    assert "serviceAccountName" not in text, "Onepanel's namespaces have no such account, and no pod would start"
 
 
 def test_rbac_is_for_the_service_account_of_the_pods() -> None:

@@ -1,5 +1,6 @@
 """What operators choose: where it lands in the manifests, what Kubernetes and Argo say to it, and what is refused."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -39,6 +40,7 @@ COMBINATIONS: dict[str, Document] = {
     },
     "no GPU": {"gpus": 0},
     "several GPUs": {"gpus": 4, "artifacts": True, "annotate": True},
+    "nothing twice": {"reuse_data": True, "artifacts": True},
     "several nodes": {"gpus": 8, "nodes": 2, "image": "r.example.com/detr:1", "queue": "team"},
     "again at night": {"schedule": "0 3 * * *", "schedule_dump": "dumps/7/", "timezone": "Europe/Berlin"},
     "not restricted": {"restricted": False},
@@ -142,6 +144,30 @@ def test_what_argo_shows() -> None:
     assert [each["name"] for each in outputs["parameters"]] == ["AP", "AP50"]
     assert [each["path"] for each in outputs["artifacts"]] == ["/mnt/output/report.html", "/mnt/output/metrics.json"]
     assert "artifacts" not in template("evaluate")["outputs"]
+    upload = template("upload-artifacts", artifacts=True)
+    (manifest,) = upload["outputs"]["artifacts"]
+    assert manifest == {"name": "manifest", "path": "/tmp/manifest.json", "archive": {"none": {}}}
+    args = upload["container"]["args"]
+    assert args[args.index("--manifest-file") + 1] == manifest["path"]
+    assert "outputs" not in template("upload-artifacts")
+
+
+def test_data_that_are_remembered_are_not_prepared_again() -> None:
+    (dag,) = (each["dag"] for each in compiled(reuse_data=True)["Workflow"]["spec"]["templates"] if "dag" in each)
+    conditions = {each["name"]: each.get("when") for each in dag["tasks"]}
+    unless = "{{tasks.fetch-dump.outputs.parameters.remembered}} != true"
+    assert conditions == {
+        "fetch-dump": None, "prepare-data": unless, "remember-data": unless, "train-detr": None, "evaluate": None,
+        "upload-artifacts": None,
+    }  # fmt: skip
+    args = template("fetch-dump", reuse_data=True)["container"]["args"]
+    settings = args[args.index("--memory-settings") + 1]
+    for flag, value in itertools.pairwise(template("prepare-data", reuse_data=True)["container"]["args"][4:]):
+        if value.startswith("{{"):
+            assert f"{flag[2:].replace('-', '_')}={value}" in settings.split(" "), "all that the preparation is told"
+    night = compiled(reuse_data=True, **COMBINATIONS["again at night"])
+    assert "remember" not in str(night["CronWorkflow"])
+    assert "remember" not in str(night["Onepanel"])
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,21 @@ def test_a_source_without_locks_is_the_users_mistake(tmp_path: Path, environment
     assert "make lock" in done.stderr
 
 
+def test_why_there_was_no_step_is_left_where_kubernetes_looks(tmp_path: Path, environment: dict[str, str]) -> None:
+    log, refused = tmp_path / "termination-log", tmp_path / ".refused"
+    log.touch()
+    refused.touch()
+    for script, zero, said in (
+        (install_and_run(str(tmp_path)), tmp_path / "none.txt", f"the source has no {tmp_path / 'none.txt'}: run"),
+        (ONEPANEL_RUN, refused, "an attempt before this one was refused"),
+    ):
+        assert "/dev/termination-log" in script
+        script = script.replace("/dev/termination-log", str(log))
+        done = subprocess.run(["sh", "-c", script, str(zero), "true"], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (2, f"error: {log.read_text()}")
+        assert log.read_text().startswith(said)
+
+
 def test_packages_that_cannot_be_had_may_come_later(tmp_path: Path, environment: dict[str, str]) -> None:
     lock = tmp_path / "lock.txt"
     lock.write_text(f"no-such-package==1 --hash=sha256:{'0' * 64}\n")
