@@ -1,0 +1,117 @@
+"""Whether annotating the images that `steps.predictions.ranking` names beats annotating any.
+
+A model learns from a few images, the others are ranked by it, and a second model learns from the first few and those
+that a strategy adds: at random, or by rank. Each training is the product's own, from ImageNet weights, and sees as many
+images as the others of its kind; the AP is that of the last weights, on images that no training and no ranking saw.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import random
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from steps.predictions.ranking import rank
+from steps.prepare import prepare_data
+from trainer import TrainConfig, evaluate, load, train
+from trainer.data.coco_dataset import annotation_file, read_coco
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "random": {},
+    "sum, different": {"by": "sum"},
+    "sum": {"by": "sum", "candidates": 1},
+    "max, different": {"by": "max"},
+    "mean, different": {"by": "mean"},
+    "different": {"candidates": None},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", action="append", required=True, help="a dump's zip")
+    parser.add_argument("--annotated", type=int, default=25, help="images at first, a fifth of which validate")
+    parser.add_argument("--add", type=int, default=20, help="images that a strategy chooses")
+    parser.add_argument("--held-out", type=int, default=80, help="images to measure AP on")
+    parser.add_argument("--seen", type=int, default=600, help="images that a training sees; the first two thirds of it")
+    parser.add_argument("--seed", type=int, action="append")
+    parser.add_argument("--strategy", action="append", choices=STRATEGIES, help="default: all")
+    parser.add_argument("--model", default="ddq_lite0")
+    parser.add_argument("--size", type=int, default=256, help="shorter side in px")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--work", type=Path, help="a folder for the models: what lies there is not trained again")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)
+    print(f"{options.model}, {options.size} px, one thread of {platform.machine()}, torch {torch.__version__}\n")
+    print("| set | seed | added | boxes in them | AP | AP50 | AP before |")
+    print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.set:
+            dataset = Path(folder) / Path(name).stem
+            zipfile.ZipFile(name).extractall(dataset)
+            prepare_data(dataset)
+            for seed in options.seed or [0, 1]:
+                compare(dataset, (options.work or Path(folder)) / f"{dataset.name}-{seed}", seed, options)
+
+
+def compare(dataset: Path, work: Path, seed: int, options: argparse.Namespace) -> None:
+    """Prints a row for each strategy."""
+    both = [read_coco(annotation_file(dataset, split)) for split in ("train", "val")]
+    whole = {key: both[0][key] + both[1][key] for key in ("images", "annotations")}
+    whole["categories"] = both[0]["categories"]
+    images = sorted(whole["images"], key=lambda image: str(image["file_name"]))
+    chance = random.Random(seed)
+    chance.shuffle(images)
+    held_out, first = images[: options.held_out], images[options.held_out :][: options.annotated]
+    rest = images[options.held_out + options.annotated :]
+    validate = max(1, options.annotated // 5)
+    settings = {"image_size": options.size, "max_size": options.size * 7 // 4, "device": options.device, "seed": seed}
+
+    def learn(name: str, chosen: list[Any], val: list[Any], seen: int) -> tuple[Path, dict[str, float]]:
+        """The checkpoint and the metrics of a training."""
+        for split, part in (("train", chosen), ("val", val), ("held_out", held_out)):
+            ids = {image["id"] for image in part}
+            boxes = [box for box in whole["annotations"] if box["image_id"] in ids]
+            annotation_file(dataset, split).write_text(json.dumps({**whole, "images": part, "annotations": boxes}))
+        output = work / name
+        done = output / "figures.json"
+        if not done.exists():
+            fixed = {"batch_size": 4, "augment": "light", "patience": 0, "workers": 0}
+            epochs = max(1, round(seen / len(chosen)))
+            config = TrainConfig.create(
+                {**fixed, **settings, "epochs": epochs}, model=options.model, dataset_dir=dataset, output_dir=output
+            )
+            last = train(config).last_checkpoint
+            done.write_text(json.dumps(evaluate(dataset, last, split="held_out", workers=0).metrics))
+        return output / "checkpoints" / "last.pth", json.loads(done.read_text())
+
+    checkpoint, before = learn("first", first[validate:], first[:validate], options.seen * 2 // 3)
+    detector = load(checkpoint, options.device)
+    found = []
+    for image in rest:
+        with Image.open(dataset / image["file_name"]) as picture:
+            found += detector.predict([picture], 0, features=True)
+    for strategy in options.strategy or STRATEGIES:
+        if strategy == "random":
+            chosen = chance.sample(range(len(rest)), options.add)
+        else:
+            how = STRATEGIES[strategy]
+            ranked = rank(found, options.add, detector.thresholds, detector.class_names, **how)
+            chosen = [image.index for image in ranked]
+        added = [rest[index] for index in chosen]
+        _, after = learn(strategy.replace(", ", "-"), first + added, [], options.seen)
+        ids = {image["id"] for image in added}
+        boxes = sum(box["image_id"] in ids for box in whole["annotations"])
+        figures = " | ".join(f"{value:.3f}" for value in (after["AP"], after["AP50"], before["AP"]))
+        print(f"| {dataset.name} | {seed} | {strategy} | {boxes} | {figures} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

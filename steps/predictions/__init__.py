@@ -1,0 +1,1 @@
+"""What a trained model finds on images, for people and for other programs."""
