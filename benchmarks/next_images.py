@@ -1,8 +1,8 @@
 """Whether annotating the images that `steps.predictions.ranking` names beats annotating any.
 
 A model learns from a few images, the others are ranked by it, and a second model learns from the first few and those
-that a strategy adds: at random, or by rank. Each training is the product's own, from ImageNet weights, and sees as many
-images as the others of its kind; the AP is that of the last weights, on images that no training and no ranking saw.
+that a strategy adds: at random, or by rank. Each training is the product's own, starts from ImageNet weights and sees
+as many images as the others; the AP is that of the last weights, on images that no training and no ranking saw.
 """
 
 import argparse
@@ -39,11 +39,11 @@ def main() -> None:
     parser.add_argument("--annotated", type=int, default=25, help="images at first, a fifth of which validate")
     parser.add_argument("--add", type=int, default=20, help="images that a strategy chooses")
     parser.add_argument("--held-out", type=int, default=80, help="images to measure AP on")
-    parser.add_argument("--seen", type=int, default=600, help="images that a training sees; the first two thirds of it")
+    parser.add_argument("--seen", type=int, default=600, help="images that a training sees")
     parser.add_argument("--seed", type=int, action="append")
     parser.add_argument("--strategy", action="append", choices=STRATEGIES, help="default: all")
     parser.add_argument("--model", default="ddq_lite0")
-    parser.add_argument("--size", type=int, default=256, help="shorter side in px")
+    parser.add_argument("--size", type=int, default=192, help="shorter side in px")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--work", type=Path, help="a folder for the models: what lies there is not trained again")
     options = parser.parse_args()
@@ -92,7 +92,7 @@ def compare(dataset: Path, work: Path, seed: int, options: argparse.Namespace) -
             done.write_text(json.dumps(evaluate(dataset, last, split="held_out", workers=0).metrics))
         return output / "checkpoints" / "last.pth", json.loads(done.read_text())
 
-    checkpoint, before = learn("first", first[validate:], first[:validate], options.seen * 2 // 3)
+    checkpoint, before = learn("first", first[validate:], first[:validate], options.seen)
     detector = load(checkpoint, options.device)
     found = []
     for image in rest:

@@ -62,7 +62,7 @@ def annotate_tasks(
 
         _, detector = open_checkpoint(checkpoint)
         found = [
-            (part, matched(server, part, detector.class_names, unmatched_labels))
+            (part, matched(server, "task", part.task["id"], detector.class_names, unmatched_labels))
             for part in parts(server, places, "any")
         ]
         return {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from steps.common.errors import StepError
+from steps.common.errors import StepError, TemporaryError
 from steps.common.messages import printable
 
 # cvat_sdk takes a second to import, and a pod that fetches from a bucket has none.
@@ -43,6 +43,7 @@ class Server:
 
         Raises:
             StepError: the SDK is not installed, no CVAT answers at `host`, or it refuses us.
+            TemporaryError: `host` cannot be reached, or fails.
         """
         try:
             from cvat_sdk.core.client import Client, Config
@@ -50,7 +51,7 @@ class Server:
             raise StepError(
                 f"{host} is a CVAT server, for which cvat-sdk is not installed: pip install 'cvat-detr[cvat]'"
             ) from None
-        self.host, self.version = host, ""
+        self.host, self.version, self._by_token = host, "", False
         config = Config(cache_dir=cache_dir) if cache_dir else Config()
         with in_words(self):
             # The SDK's own check of the version crashes on servers older than it.
@@ -81,6 +82,7 @@ class Server:
                     "pip install 'cvat-sdk>=2.48', or set CVAT_USERNAME and CVAT_PASSWORD instead"
                 ) from None
             self.client.login(AccessTokenCredentials(token))
+            self._by_token = True
         else:
             if not user or not password:
                 raise StepError(f"{self.host} asks who you are: {_VARIABLES}")
@@ -113,7 +115,8 @@ class Server:
         """Ask for JSON; `query` becomes the address's. A server that fails is asked again.
 
         Raises:
-            StepError: the server refuses, or cannot be reached.
+            StepError: the server refuses.
+            TemporaryError: it cannot be reached, or fails.
         """
         return self._json(self.open(path, query, whole=True))
 
@@ -167,7 +170,8 @@ class Server:
         """Send what changes something, once, and give the JSON of the answer; None where it is `expected` to refuse.
 
         Raises:
-            StepError: the server refuses otherwise, or cannot be reached.
+            StepError: the server refuses otherwise.
+            TemporaryError: it cannot be reached, or fails.
         """
         from cvat_sdk.exceptions import ApiException
 
@@ -181,6 +185,15 @@ class Server:
                     return None
                 raise
         return self._json(response)
+
+    def reads_only(self) -> bool:
+        """Whether we came with an access token that may change nothing, as they do unless made otherwise."""
+        if not self._by_token:
+            return False
+        try:
+            return bool(self.get("/api/auth/access_tokens/self").get("read_only"))
+        except StepError:
+            return False  # A server that does not say will refuse in its time.
 
     def _json(self, response: Any) -> Any:
         try:
@@ -219,9 +232,10 @@ class in_words:  # noqa: N801 - used as a function
 
         server = self._server
         if isinstance(error, ApiException):
-            raise StepError(_refusal(server, self._what, error)) from None
+            passing = (error.status or 0) >= 500
+            raise (TemporaryError if passing else StepError)(_refusal(server, self._what, error)) from None
         if isinstance(error, HTTPError):
-            raise StepError(f"{server.host} cannot be reached: {_one_line(error)}") from None
+            raise TemporaryError(f"{server.host} cannot be reached: {_one_line(error)}") from None
         # An answer that the generated models do not know, and what comes of half a model; not a defect of ours.
         if isinstance(error, OpenApiException | AttributeError | TypeError) and _raised_in_sdk(error):
             from cvat_sdk.version import VERSION

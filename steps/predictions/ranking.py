@@ -136,9 +136,9 @@ def _places(found: Mapping[str, Any], thresholds: Sequence[float], class_names: 
 
 
 def _aggregate(places: Sequence[_Place], share: float, by: str) -> float:
-    values = [place.uncertainty for place in places]
-    total = {"sum": sum, "max": max, "mean": lambda values: sum(values) / len(values)}[by](values) if values else 0.0
-    return float(total) if any(place.found for place in places) else max(float(total), share)
+    values = torch.tensor([place.uncertainty for place in places] or [0.0], dtype=torch.float64)
+    total = float(getattr(values, by)())
+    return total if any(place.found for place in places) else max(total, share)
 
 
 def _reason(places: Sequence[_Place], share: float) -> str:
