@@ -19,7 +19,13 @@ log = logging.getLogger(__name__)
 
 
 def load(
-    path: str | Path, device: str = "auto", *, namespace: str = "", bucket: str = "", endpoint: str = ""
+    path: str | Path,
+    device: str = "auto",
+    *,
+    namespace: str = "",
+    bucket: str = "",
+    endpoint: str = "",
+    region: str = "",
 ) -> Detector:
     """Open a trained model, ready for `predict`.
 
@@ -30,6 +36,7 @@ def load(
         namespace: of the workflow that made it.
         bucket: as for the steps.
         endpoint: as for the steps.
+        region: as for the steps.
 
     Raises:
         StepError: there is no model, it is damaged, or the storage refuses.
@@ -38,7 +45,7 @@ def load(
     from trainer.evaluation.detector import load as open_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
-        config = StorageConfig.resolve(bucket=bucket, endpoint=endpoint)
+        config = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
         file = bring_checkpoint(str(path), namespace, config, Path(folder))
         try:
             return open_checkpoint(file, device)

@@ -17,6 +17,7 @@ from steps.export import export_model
 from steps.fetch import fetch_dump
 from steps.hyperparameters import show_hyperparameters
 from steps.nuclio import write_function
+from steps.predict import predict_images
 from steps.prepare import prepare_data
 from steps.promote import promote_model
 from steps.train import train_model
@@ -31,6 +32,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "upload": upload_artifacts,
     "promote": promote_model,
     "annotate": annotate_tasks,
+    "predict": predict_images,
     "export": export_model,
 }
 
@@ -42,6 +44,7 @@ EXAMPLES = {
     "upload": "upload --output-dir run --output-path s3://bucket/models/1",
     "promote": "promote --dataset-dir data --output-dir run --series s3://bucket/models/cells",
     "annotate": "annotate --checkpoint run --to https://cvat.example.com/tasks/43",
+    "predict": "predict --checkpoint run --images photos --output predictions",
     "export": "export --checkpoint run --export-dir model --to onnx",
 }
 

@@ -1,1 +1,1 @@
-"""What a trained model finds on images, for people and for other programs."""
+"""Predictions as files: the images that they are made on, and a module for each format."""
