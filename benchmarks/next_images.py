@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from steps.predictions.ranking import rank
+from steps.predictions.ranking import assess, rank
 from steps.prepare import prepare_data
 from trainer import TrainConfig, evaluate, load, train
 from trainer.data.coco_dataset import annotation_file, read_coco
@@ -97,14 +97,13 @@ def compare(dataset: Path, work: Path, seed: int, options: argparse.Namespace) -
     found = []
     for image in rest:
         with Image.open(dataset / image["file_name"]) as picture:
-            found += detector.predict([picture], 0, features=True)
+            (seen,) = detector.predict([picture], 0, features=True)
+        found.append(assess(seen, detector.thresholds, detector.class_names))
     for strategy in options.strategy or STRATEGIES:
         if strategy == "random":
             chosen = chance.sample(range(len(rest)), options.add)
         else:
-            how = STRATEGIES[strategy]
-            ranked = rank(found, options.add, detector.thresholds, detector.class_names, **how)
-            chosen = [image.index for image in ranked]
+            chosen = [image.index for image in rank(found, options.add, **STRATEGIES[strategy])]
         added = [rest[index] for index in chosen]
         _, after = learn(strategy.replace(", ", "-"), first + added, [], options.seen)
         ids = {image["id"] for image in added}

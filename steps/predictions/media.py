@@ -48,6 +48,8 @@ class Media:
     """Of the pictures, those that turn out to be unreadable among them; of a video what its header says."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Why there is nothing for a file, by its name. Grows while `pictures` are read."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Where each picture lies, by its name; none for a video."""
 
 
 def open_media(images: str, output: Path, scratch: Path, frames: Frames = EVERY_FRAME) -> Media:
@@ -135,4 +137,4 @@ def _read_when_asked(files: Mapping[str, Path], skipped: dict[str, str]) -> Medi
                     else:
                         yield Picture(name, image)
 
-    return Media(pictures(), len(files) + len(skipped), skipped)
+    return Media(pictures(), len(files) + len(skipped), skipped, files)

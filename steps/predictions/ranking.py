@@ -6,10 +6,9 @@ of the doubtful images differ is found by farthest-first traversal (Sener and Sa
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,55 +40,85 @@ class Ranked:
     """In words, on one line."""
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A box, and what the model wavers between there."""
+class Place(NamedTuple):
+    """Somewhere in an image, and what the model wavers between there."""
 
     uncertainty: float
     answers: str
     found: bool
+    """Whether the model says that something is there."""
 
 
-def rank(
-    predictions: Sequence[Mapping[str, Any]],
-    count: int,
-    thresholds: Sequence[float],
-    class_names: Sequence[str],
-    *,
-    by: str = "sum",
-    candidates: int | None = CANDIDATES,
-) -> list[Ranked]:
-    """Choose the images to annotate next, in the order to annotate them in.
+class Assessed(NamedTuple):
+    """What an image's predictions come to."""
+
+    places: list[Place]
+    """Most uncertain first."""
+    features: Tensor
+    """`[C]`, of length 1."""
+
+
+def assess(found: Mapping[str, Tensor], thresholds: Sequence[float], class_names: Sequence[str]) -> Assessed:
+    """Measure how uncertain a model is about each box on an image.
 
     A box's certainty c is its score, stretched so that it is 0.5 at the threshold: detectors with a sigmoid for each
     class are sure of a box long before its score is 1, and right about most that score 0.4. The margin is between the
     best class and whatever comes next there: another class, or nothing at all, whose certainty is 1 - c. The
-    uncertainty of a box is one minus the margin, so 1 at the threshold and 0 at the scores 0 and 1. Boxes of less than
-    half the threshold's score are background and do not count; of boxes in the same place, one does.
-
-    An image where nothing is found is an easy negative or a miss, and the scores do not tell which. It counts as one
-    missed object, with the share of the other images that have something as the probability.
+    uncertainty is one minus the margin, so 1 at the threshold and 0 at the scores 0 and 1. Boxes of less than half the
+    threshold's score are background and do not count; of boxes in the same place, one does.
 
     Args:
-        predictions: by image, `scores` `[n]`, `labels` `[n]` and `boxes` `[n, 4]` (x0, y0, x1, y1 in px) of all
-            detections, whatever they score, and `features` `[C]`, as `trainer.Detector.predict` gives them.
-        count: how many images to choose; fewer are given where there are fewer.
+        found: `scores` `[n]`, `labels` `[n]` and `boxes` `[n, 4]` (x0, y0, x1, y1 in px) of all detections, whatever
+            they score, and `features` `[C]`, as `trainer.Detector.predict` gives them.
         thresholds: by label, the score from which a prediction counts.
         class_names: by label.
+    """
+    scores, labels, boxes = found["scores"].double(), found["labels"], found["boxes"].double()
+    limit = torch.tensor(thresholds, dtype=torch.float64)[labels].clamp(1e-6, 1 - 1e-6)
+    certainty = torch.where(scores < limit, scores / limit, 1 + (scores - limit) / (1 - limit)) / 2
+    certainty = certainty.nan_to_num(0)
+    counts = certainty >= _LEAST
+    scores, labels, boxes, certainty = scores[counts], labels[counts], boxes[counts], certainty[counts]
+    names = [class_names[label] for label in labels.tolist()]
+    overlap = box_iou(boxes, boxes) >= _SAME_PLACE
+    places = []
+    for index in nms(boxes, certainty, _SAME_PLACE).tolist():
+        best, answers = float(certainty[index]), f"{names[index]} {scores[index]:.2f}"
+        second = 1 - best
+        rivals = (overlap[index] & (labels != labels[index])).nonzero().flatten()
+        if len(rivals) and float(certainty[rivals].max()) > second:
+            rival = int(rivals[certainty[rivals].argmax()])
+            second = float(certainty[rival])
+            answers += f" or {names[rival]} {scores[rival]:.2f}"
+        places.append(Place(1 - abs(best - second), answers, best >= 0.5))
+    places.sort(key=lambda place: -place.uncertainty)
+    return Assessed(places, functional.normalize(found["features"].double(), dim=0))
+
+
+def rank(
+    images: Sequence[Assessed], count: int, *, by: str = "sum", candidates: int | None = CANDIDATES
+) -> list[Ranked]:
+    """Choose the images to annotate next, in the order to annotate them in.
+
+    An image where nothing is found is an easy negative or a miss, and the scores do not tell which. It counts as one
+    missed object, with the share of the images that have something as the probability.
+
+    Args:
+        images: what `assess` gave for each.
+        count: how many images to choose; fewer are given where there are fewer.
         by: one of `AGGREGATES`.
         candidates: choose those that differ among so many times `count` of the most uncertain; None for all.
     """
-    places = [_places(found, thresholds, class_names) for found in predictions]
-    share = sum(any(place.found for place in of_image) for of_image in places) / max(len(places), 1)
-    uncertainty = [_aggregate(of_image, share, by) for of_image in places]
-    order = sorted(range(len(places)), key=lambda index: -uncertainty[index])
+    share = sum(_has_something(image) for image in images) / max(len(images), 1)
+    uncertainty = [_aggregate(image, share, by) for image in images]
+    order = sorted(range(len(images)), key=lambda index: -uncertainty[index])
     if candidates is not None:
         order = order[: candidates * count]
     if not order:
         return []
-    features = functional.normalize(torch.stack([predictions[index]["features"] for index in order]).double(), dim=1)
+    features = torch.stack([images[index].features for index in order])
     return [
-        Ranked(index, uncertainty[index], _reason(places[index], share))
+        Ranked(index, uncertainty[index], _reason(images[index], share))
         for index in (order[place] for place in farthest_first(features, count))
     ]
 
@@ -113,43 +142,24 @@ def farthest_first(features: Tensor, count: int) -> list[int]:
     return chosen
 
 
-def _places(found: Mapping[str, Any], thresholds: Sequence[float], class_names: Sequence[str]) -> list[_Place]:
-    """The boxes of an image that count, most uncertain first."""
-    scores, labels, boxes = found["scores"].double(), found["labels"], found["boxes"].double()
-    limit = torch.tensor(thresholds, dtype=torch.float64)[labels].clamp(1e-6, 1 - 1e-6)
-    certainty = torch.where(scores < limit, scores / limit, 1 + (scores - limit) / (1 - limit)) / 2
-    certainty = certainty.nan_to_num(0)
-    counts = certainty >= _LEAST
-    scores, labels, boxes, certainty = scores[counts], labels[counts], boxes[counts], certainty[counts]
-    overlap = box_iou(boxes, boxes) >= _SAME_PLACE
-    places = []
-    for index in nms(boxes, certainty, _SAME_PLACE).tolist():
-        best, answer = float(certainty[index]), f"{class_names[labels[index]]} {scores[index]:.2f}"
-        second = 1 - best
-        rivals = (overlap[index] & (labels != labels[index])).nonzero().flatten()
-        if len(rivals) and float(certainty[rivals].max()) > second:
-            rival = int(rivals[certainty[rivals].argmax()])
-            second = float(certainty[rival])
-            answer += f" or {class_names[labels[rival]]} {scores[rival]:.2f}"
-        places.append(_Place(1 - abs(best - second), answer, best >= 0.5))
-    return sorted(places, key=lambda place: -place.uncertainty)
+def _has_something(image: Assessed) -> bool:
+    return any(place.found for place in image.places)
 
 
-def _aggregate(places: Sequence[_Place], share: float, by: str) -> float:
-    values = torch.tensor([place.uncertainty for place in places] or [0.0], dtype=torch.float64)
+def _aggregate(image: Assessed, share: float, by: str) -> float:
+    values = torch.tensor([place.uncertainty for place in image.places] or [0.0], dtype=torch.float64)
     total = float(getattr(values, by)())
-    return total if any(place.found for place in places) else max(total, share)
+    return total if _has_something(image) else max(total, share)
 
 
-def _reason(places: Sequence[_Place], share: float) -> str:
-    doubtful = [place for place in places if place.uncertainty >= _DOUBTFUL]
+def _reason(image: Assessed, share: float) -> str:
+    doubtful = [place for place in image.places if place.uncertainty >= _DOUBTFUL]
     words = []
-    if not any(place.found for place in places):
+    if not _has_something(image):
         words.append(f"nothing found, while {share:.0%} of the images have something")
     if doubtful:
-        answers = Counter(place.answers for place in doubtful)
-        named = ", ".join(list(answers)[:_NAMED]) + (", ..." if len(answers) > _NAMED else "")
+        named = ", ".join(place.answers for place in doubtful[:_NAMED]) + (", ..." if len(doubtful) > _NAMED else "")
         words.append(f"{len(doubtful)} doubtful box{'es' * (len(doubtful) > 1)}: {named}")
-    if sure := len(places) - len(doubtful):
+    if sure := len(image.places) - len(doubtful):
         words.append(f"{sure} sure")
     return "; ".join(words)

@@ -6,33 +6,33 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor
 
-from steps.predictions.ranking import Ranked, farthest_first, rank
+from steps.predictions.ranking import Assessed, Ranked, assess, farthest_first, rank
 
 FAR_AWAY = [[100.0 * column, 0.0, 100.0 * column + 50, 50.0] for column in range(9)]
 
 
 def image(
     *scores: float, labels: Sequence[int] | None = None, boxes: Sequence[list[float]] = FAR_AWAY, angle: float = 0
-) -> dict[str, Tensor]:
-    """Predictions on an image, by default of nuts that do not overlap; its features point in a direction in degrees."""
+) -> Assessed:
+    """An image, by default of nuts that do not overlap; its features point in a direction in degrees."""
     radians = torch.tensor(angle).deg2rad()
-    return {
+    found = {
         "scores": torch.tensor(scores),
         "labels": torch.tensor(labels or [0] * len(scores), dtype=torch.int64),
         "boxes": torch.tensor(boxes[: len(scores)]).reshape(-1, 4),
-        "features": torch.stack([radians.cos(), radians.sin()]),
+        "features": 3 * torch.stack([radians.cos(), radians.sin()]),
     }
+    return assess(found, [0.4, 0.8], ["nut", "bolt"])
 
 
-def ranked(*images: dict[str, Tensor], thresholds: Sequence[float] = (0.4, 0.8), **how: object) -> list[Ranked]:
-    return rank(images, len(images), thresholds, ["nut", "bolt"], **how)  # type: ignore[arg-type]
+def ranked(*images: Assessed, by: str = "sum") -> list[Ranked]:
+    return rank(images, len(images), by=by)
 
 
-def uncertainty(*images: dict[str, Tensor], **how: object) -> list[float]:
+def uncertainty(*images: Assessed, by: str = "sum") -> list[float]:
     """By image."""
-    return [each.uncertainty for each in sorted(ranked(*images, **how), key=lambda each: each.index)]
+    return [each.uncertainty for each in sorted(ranked(*images, by=by), key=lambda each: each.index)]
 
 
 def test_a_score_at_its_class_threshold_is_the_most_uncertain() -> None:
@@ -80,20 +80,20 @@ def test_an_image_where_nothing_is_found_counts_as_likely_missed_as_the_others_a
 def test_of_images_that_are_alike_one_comes_first() -> None:
     """Four frames of one scene, the most uncertain of all, and two others."""
     scene = [image(0.4, angle=angle) for angle in (0, 1, 2, 3)]
-    chosen = rank([image(0.3, angle=90), *scene, image(0.35, angle=45)], 3, [0.4, 0.8], ["nut", "bolt"])
+    chosen = rank([image(0.3, angle=90), *scene, image(0.35, angle=45)], 3)
     assert [each.index for each in chosen] == [1, 0, 5]
-    assert [each.index for each in rank(scene, 2, [0.4, 0.8], ["nut", "bolt"])] == [0, 3]
+    assert [each.index for each in rank(scene, 2)] == [0, 3]
 
 
 def test_a_sure_image_is_not_chosen_for_being_different() -> None:
     images = [image(0.4, 0.4, angle=angle) for angle in range(8)] + [image(1.0, angle=90)]
-    assert [each.index for each in rank(images, 2, [0.4, 0.8], ["nut", "bolt"])] == [0, 7]
-    assert [each.index for each in rank(images, 2, [0.4, 0.8], ["nut", "bolt"], candidates=None)] == [0, 8]
+    assert [each.index for each in rank(images, 2)] == [0, 7]
+    assert [each.index for each in rank(images, 2, candidates=None)] == [0, 8]
 
 
 def test_there_may_be_fewer_images_than_are_wanted_or_none() -> None:
-    assert [each.index for each in rank([image(1.0), image(0.4)], 5, [0.4, 0.8], ["nut", "bolt"])] == [1, 0]
-    assert rank([], 5, [0.4], ["nut"]) == []
+    assert [each.index for each in rank([image(1.0), image(0.4)], 5)] == [1, 0]
+    assert rank([], 5) == []
 
 
 def test_reasons_are_in_words() -> None:
