@@ -93,7 +93,7 @@ class TestImages:
         with refused(folder, "holds no images"):
             predict_images(str(run), str(folder), tmp_path / "out")
         (folder / "a.jpg").write_bytes(b"nonsense")
-        with refused(folder, "no image that can be read", "a.jpg: it is none of"):
+        with refused(folder, "no image that can be read", "a.jpg, it is none of"):
             predict_images(str(run), str(folder), tmp_path / "out")
         with refused(folder, "is no video", "--frame-step"):
             predict_images(str(run), str(folder), tmp_path / "out", frame_step=5)
