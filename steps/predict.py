@@ -138,7 +138,7 @@ def predict_images(
                     write_picture(seen.picture.image, seen.predicted, class_names, target)
                 advance(1)
         if not predictions.images:
-            raise StepError(f"--images {images}: there is no image that can be read; {_first(media.skipped)}")
+            raise StepError(f"--images {images}: there is no image that can be read{_first(media.skipped)}")
         files = _write(predictions, wanted, output, shortlist)
         chosen = shortlist.chosen if shortlist else {}
         address = ""
@@ -162,7 +162,7 @@ def predict_images(
 
 
 def _first(skipped: dict[str, str]) -> str:
-    return next((f"{printable(name)}: {reason}" for name, reason in skipped.items()), "it is empty")
+    return next((f": {printable(name)}, {reason}" for name, reason in skipped.items()), "")
 
 
 def _write(predictions: Predictions, wanted: set[str], output: Path, shortlist: "Shortlist | None") -> list[Path]:

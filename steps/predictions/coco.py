@@ -5,20 +5,20 @@ has, and leaves out others. It pairs images by their path without suffix, whose 
 (cvat/apps/dataset_manager/bindings.py: match_dm_item and find_dataset_root).
 """
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from steps.predictions.archive import only_file
 from steps.predictions.predicted import Predictions
 
 
 def write_instances(predictions: Predictions, target: Path) -> None:
     """Write a zip that CVAT imports as "COCO 1.0"."""
     content = {**_image_info(predictions), "annotations": _annotations(predictions)}
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as zipped:
-        zipped.writestr("annotations/instances_default.json", orjson.dumps(content))
+    with only_file(target, "annotations/instances_default.json") as file:
+        file.write(orjson.dumps(content))
 
 
 def write_results(predictions: Predictions, target: Path) -> None:

@@ -5,13 +5,13 @@ pairs images by their path without suffix. Of attributes it keeps those that the
 """
 
 import io
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from xml.sax.saxutils import XMLGenerator
 from xml.sax.xmlreader import AttributesImpl
 
+from steps.predictions.archive import only_file
 from steps.predictions.predicted import Predictions
 
 _FIRST_ID = 10**9
@@ -21,12 +21,8 @@ to another one. No task has as many frames, and so the import ends with the name
 
 def write_images(predictions: Predictions, target: Path) -> None:
     """Write a zip that CVAT imports as "CVAT 1.1"."""
-    with (
-        zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as zipped,
-        zipped.open("annotations.xml", "w", force_zip64=True) as file,
-        io.TextIOWrapper(file, "utf-8") as text,
-    ):
-        _Writer(XMLGenerator(text, "utf-8", short_empty_elements=True)).write(predictions)
+    with only_file(target, "annotations.xml") as file, io.TextIOWrapper(file, "utf-8") as text:
+        _Writer(XMLGenerator(text, "utf-8")).write(predictions)
 
 
 class _Writer:

@@ -35,17 +35,18 @@ def write_picture(image: Image.Image, predicted: Predicted, class_names: list[st
     draw = ImageDraw.Draw(picture)
     unit = max(1, round(max(picture.size) / 500))
     font = _font(12 * unit)
-    # The surest on top.
-    for label, score, box in reversed(predicted.boxes):
-        colour = _colour(label)
-        draw.rectangle(box, outline=colour, width=2 * unit)
+    # The surest on top, and words on top of lines.
+    boxes = predicted.boxes[::-1]
+    for label, _, box in boxes:
+        draw.rectangle(box, outline=_colour(label), width=2 * unit)
+    for label, score, box in boxes:
         text = f"{class_names[label]} {score:.2f}"
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         width, height = right - left + 4 * unit, bottom - top + 4 * unit
         # Above the box, or inside it where the image ends; never beyond the image's sides.
         x = max(0, min(box[0], picture.width - width))
         y = box[1] - height if box[1] >= height else box[1]
-        draw.rectangle((x, y, x + width, y + height), fill=colour)
+        draw.rectangle((x, y, x + width, y + height), fill=_colour(label))
         draw.text((x + 2 * unit - left, y + 2 * unit - top), text, fill="black", font=font)
     with replacing(target) as temporary:
         picture.save(temporary, Image.registered_extensions()[target.suffix.lower()], quality=_QUALITY)

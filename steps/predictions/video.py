@@ -52,7 +52,10 @@ def read_frames(
     except ImportError:
         raise StepError(f"--images {path}: reading a video needs PyAV: pip install 'cvat-detr[video]'") from None
     try:
-        container = av.open(str(path), options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"})
+        # As an absolute path: FFmpeg takes `a:b.mp4` for an address.
+        container = av.open(
+            str(path.absolute()), options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+        )
     except av.FFmpegError as error:
         raise StepError(f"--images {path} cannot be read as a video ({error.strerror})") from None
     if not container.streams.video:
@@ -61,7 +64,9 @@ def read_frames(
     if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
         raise StepError(f"--images {path}: its frames have more than {MOST_PIXELS:,} pixels")
     stream.thread_type = "AUTO"
-    count = stream.frames or 0
+    # Matroska and others say no number.
+    seconds = (container.duration or 0) / av.time_base
+    count = stream.frames or round(seconds * float(stream.average_rate or 0))
     if wanted.stop is not None:
         count = min(count, wanted.stop + 1) if count else wanted.stop + 1
     return len(range(wanted.start, count, wanted.step)), _decode(container, stream, wanted, skipped)
