@@ -156,7 +156,7 @@ def _reason(image: Assessed, share: float) -> str:
     doubtful = [place for place in image.places if place.uncertainty >= _DOUBTFUL]
     words = []
     if not _has_something(image):
-        words.append(f"nothing found, while {share:.0%} of the images have something")
+        words.append("nothing found" + (f", while {share:.0%} of the images have something" if share else ""))
     if doubtful:
         named = ", ".join(place.answers for place in doubtful[:_NAMED]) + (", ..." if len(doubtful) > _NAMED else "")
         words.append(f"{len(doubtful)} doubtful box{'es' * (len(doubtful) > 1)}: {named}")

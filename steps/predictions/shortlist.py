@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Shortlist:
         """
         self._count, self._thresholds, self._class_names = count, thresholds, class_names
         self._folder = folder
-        self._with_boxes = {name for split in ("train", "val") for name in _with_boxes(annotation_file(folder, split))}
+        self._with_boxes = {path for split in ("train", "val") for path in _with_boxes(folder, split)}
         self._names: list[str] = []
         self._images: list[Assessed] = []
         self.annotated = 0
@@ -39,7 +39,7 @@ class Shortlist:
 
     def add(self, seen: Seen) -> None:
         """Take an image, with the detector's features."""
-        if seen.predicted.name in self._with_boxes:
+        if (self._folder / seen.predicted.name).absolute() in self._with_boxes:
             self.annotated += 1
             return
         self._names.append(seen.predicted.name)
@@ -82,9 +82,10 @@ def files_of(names: Sequence[str], media: Media, folder: Path) -> dict[str, Path
     return frames
 
 
-def _with_boxes(path: Path) -> Iterator[str]:
-    """Names of the images that a COCO file, if it is there, has boxes for."""
+def _with_boxes(folder: Path, split: str) -> Iterator[Path]:
+    """Images that a split of a dataset, if there is one, has boxes for."""
+    path = annotation_file(folder, split)
     if path.is_file():
-        coco: Mapping[str, list[dict[str, object]]] = read_coco(path)
+        coco = read_coco(path)
         annotated = {box["image_id"] for box in coco["annotations"]}
-        yield from (str(image["file_name"]) for image in coco["images"] if image["id"] in annotated)
+        yield from ((folder / image["file_name"]).absolute() for image in coco["images"] if image["id"] in annotated)
