@@ -172,6 +172,8 @@ class CvatDouble:
     """Bytes after which the next download breaks off."""
     ranges: bool = True
     """Whether downloads can begin in the middle, as behind nginx."""
+    organizations: dict[int, int] = field(default_factory=dict)
+    """Of projects."""
     requests: dict[str, int] = field(default_factory=dict)
     uploads: dict[str, str] = field(default_factory=dict)
     """Names of files that come by TUS, by the upload's id."""
@@ -252,11 +254,12 @@ class CvatDouble:
         }  # fmt: skip
 
     def describe_project(self, number: int) -> dict[str, Any]:
+        organization = self.organizations.get(number)
         return {
             "url": f"{self.host}/api/projects/{number}", "id": number, "name": "project", "owner": self._user(),
             "assignee": None, "bug_tracker": "", "task_subsets": [], "created_date": "2026-11-24T21:00:00.887606Z",
             "updated_date": "2026-11-24T21:00:00.887606Z", "status": "annotation", "dimension": "2d",
-            "organization": None, "target_storage": None, "source_storage": None, "guide_id": None,
+            "organization": organization, "target_storage": None, "source_storage": None, "guide_id": None,
             "tasks": {"count": 1, "url": f"{self.host}/api/tasks"}, "labels": {"url": f"{self.host}/api/labels"},
         }  # fmt: skip
 
@@ -387,7 +390,7 @@ class _Handler(BaseHTTPRequestHandler):
             read_only = self.headers["Authorization"] == f"Bearer {READ_ONLY_TOKEN}"
             return self._send(200, {"id": 1, "name": "token", "read_only": read_only, "owner": cvat._user()})
         if (method, path) == ("POST", "/api/tasks"):
-            return self._create(body)
+            return self._create(body, query)
         if path == "/api/tasks":
             tasks = [task for task in cvat.tasks.values() if str(task.project) == query["project_id"]]
             return self._page([cvat.describe_task(task) for task in tasks], query)
@@ -454,9 +457,10 @@ class _Handler(BaseHTTPRequestHandler):
         shown = entries[(page - 1) * PAGE : page * PAGE]
         self._send(200, {"count": len(entries), "next": more, "previous": None, "results": shown})
 
-    def _create(self, body: Any) -> None:
-        inside = [task for task in self.cvat.tasks.values() if task.project == body.get("project_id")]
-        number = 1 + max(self.cvat.tasks, default=100)
+    def _create(self, body: Any, query: Mapping[str, str]) -> None:
+        cvat = self.cvat
+        inside = [task for task in cvat.tasks.values() if task.project == body.get("project_id")]
+        number = 1 + max(cvat.tasks, default=100)
         if body.get("project_id") is None:
             names = [label["name"] for label in body["labels"]]
             if len(set(names)) < len(names) or not all(0 < len(name) <= 64 for name in names):
@@ -464,11 +468,13 @@ class _Handler(BaseHTTPRequestHandler):
             labels = {name: 10 * number + place for place, name in enumerate(names)}
         elif "labels" in body or not inside:
             raise _RefusedError(400, ["Task must have only one of Label set or project_id"])
+        elif str(cvat.organizations.get(body["project_id"])) != query.get("org_id", "None"):
+            raise _RefusedError(400, ["The task and its project should be in the same organization."])
         else:
             labels = inside[0].labels
         task = Task(number, {}, labels, name=body["name"], project=body.get("project_id"))
-        self.cvat.tasks[number] = task
-        self._send(201, self.cvat.describe_task(task))
+        cvat.tasks[number] = task
+        self._send(201, cvat.describe_task(task))
 
     def _upload(self, task: Task, body: Any) -> None:
         """One of the messages that an upload is made of: start, several files, the begin of one by TUS, finish."""

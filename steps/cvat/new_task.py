@@ -34,6 +34,8 @@ class NewTask:
     server: Server
     name: str
     project: int | None
+    organization: int | None
+    """That of the project: CVAT refuses a task of one's own there."""
     labels: Sequence[str]
     """Those that predictions can have; a task outside of a project has no others."""
 
@@ -55,9 +57,10 @@ def plan(server: Server, name: str, project: int | None, class_names: Sequence[s
             f"{server.host} lets this access token read only, and a task is to be made: make a token that may write"
         )
     if project is None:
-        return NewTask(server, name, None, class_names)
-    server.get(f"/api/projects/{project}")
-    return NewTask(server, name, project, matched(server, "project", project, class_names, "skip"))
+        return NewTask(server, name, None, None, class_names)
+    organization = server.get(f"/api/projects/{project}").get("organization")
+    labels = matched(server, "project", project, class_names, "skip")
+    return NewTask(server, name, project, organization, labels)
 
 
 def open_task(task: NewTask, images: Mapping[str, Path]) -> int:
@@ -75,12 +78,10 @@ def open_task(task: NewTask, images: Mapping[str, Path]) -> int:
         TemporaryError: the server cannot be reached, or fails.
     """
     server = task.server
-    made = (
-        {"project_id": task.project}
-        if task.project
-        else {"labels": [{"name": name, "attributes": []} for name in task.labels]}
-    )
-    number = server.send("POST", "/api/tasks", {}, {"name": task.name, **made})["id"]
+    labels = [{"name": name, "attributes": []} for name in task.labels]
+    body = {"name": task.name, **({"project_id": task.project} if task.project else {"labels": labels})}
+    query = {"org_id": task.organization} if task.organization else {}
+    number = server.send("POST", "/api/tasks", query, body)["id"]
     try:
         with _named(images) as files:
             request = _upload(server, number, files)

@@ -76,7 +76,6 @@ def assess(found: Mapping[str, Tensor], thresholds: Sequence[float], class_names
     scores, labels, boxes = found["scores"].double(), found["labels"], found["boxes"].double()
     limit = torch.tensor(thresholds, dtype=torch.float64)[labels].clamp(1e-6, 1 - 1e-6)
     certainty = torch.where(scores < limit, scores / limit, 1 + (scores - limit) / (1 - limit)) / 2
-    certainty = certainty.nan_to_num(0)
     counts = certainty >= _LEAST
     scores, labels, boxes, certainty = scores[counts], labels[counts], boxes[counts], certainty[counts]
     names = [class_names[label] for label in labels.tolist()]

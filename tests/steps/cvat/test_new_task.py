@@ -83,6 +83,11 @@ def test_a_task_in_a_project_has_its_labels(cvat: Start, images: dict[str, Path]
     assert (task.project, task.labels) == (7, old.labels)
 
 
+def test_a_task_in_a_project_of_an_organisation_is_the_organisation_s(cvat: Start, images: dict[str, Path]) -> None:
+    double = cvat(drawn_task(42, project=7), organizations={7: 3})
+    assert double.tasks[make(double, images, 7)].project == 7
+
+
 def test_predictions_go_into_the_new_task(cvat: Start, images: dict[str, Path], run: Path) -> None:
     double = cvat(drawn_task(42, project=7))
     detector = load(run)
