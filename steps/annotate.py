@@ -43,6 +43,7 @@ def annotate_tasks(
 
     Raises:
         StepError: there is no such checkpoint or task, labels do not match, or the server refuses.
+        TemporaryError: the server cannot be reached, or fails.
     """
     if not to.strip():
         log.info("no task is named: nothing to annotate")

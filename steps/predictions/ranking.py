@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_iou, nms
 
-AGGREGATES = ("sum", "mean", "max")
+Aggregate = Literal["sum", "mean", "max"]
 """How the uncertainties of an image's boxes become that of the image."""
 
 CANDIDATES = 4
@@ -95,7 +95,7 @@ def assess(found: Mapping[str, Tensor], thresholds: Sequence[float], class_names
 
 
 def rank(
-    images: Sequence[Assessed], count: int, *, by: str = "sum", candidates: int | None = CANDIDATES
+    images: Sequence[Assessed], count: int, *, by: Aggregate = "sum", candidates: int | None = CANDIDATES
 ) -> list[Ranked]:
     """Choose the images to annotate next, in the order to annotate them in.
 
@@ -105,7 +105,7 @@ def rank(
     Args:
         images: what `assess` gave for each.
         count: how many images to choose; fewer are given where there are fewer.
-        by: one of `AGGREGATES`.
+        by: how an image's doubts become one.
         candidates: choose those that differ among so many times `count` of the most uncertain; None for all.
     """
     share = sum(_has_something(image) for image in images) / max(len(images), 1)
@@ -145,7 +145,7 @@ def _has_something(image: Assessed) -> bool:
     return any(place.found for place in image.places)
 
 
-def _aggregate(image: Assessed, share: float, by: str) -> float:
+def _aggregate(image: Assessed, share: float, by: Aggregate) -> float:
     values = torch.tensor([place.uncertainty for place in image.places] or [0.0], dtype=torch.float64)
     total = float(getattr(values, by)())
     return total if _has_something(image) else max(total, share)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from steps.predictions.ranking import Assessed, Ranked, assess, farthest_first, rank
+from steps.predictions.ranking import Aggregate, Assessed, Ranked, assess, farthest_first, rank
 
 FAR_AWAY = [[100.0 * column, 0.0, 100.0 * column + 50, 50.0] for column in range(9)]
 
@@ -26,11 +26,11 @@ def image(
     return assess(found, [0.4, 0.8], ["nut", "bolt"])
 
 
-def ranked(*images: Assessed, by: str = "sum") -> list[Ranked]:
+def ranked(*images: Assessed, by: Aggregate = "sum") -> list[Ranked]:
     return rank(images, len(images), by=by)
 
 
-def uncertainty(*images: Assessed, by: str = "sum") -> list[float]:
+def uncertainty(*images: Assessed, by: Aggregate = "sum") -> list[float]:
     """By image."""
     return [each.uncertainty for each in sorted(ranked(*images, by=by), key=lambda each: each.index)]
 
