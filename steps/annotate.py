@@ -50,6 +50,7 @@ def annotate_tasks(
 
     Raises:
         StepError: there is no such checkpoint or task, labels do not match, or the server refuses.
+        TemporaryError: the server cannot be reached, or fails.
     """
     if not to.strip():
         log.info("no task is named: nothing to annotate")
@@ -68,7 +69,7 @@ def annotate_tasks(
         from steps.cvat.predictions import annotate, matched
 
         found = [
-            (part, matched(server, part, detector.class_names, unmatched_labels))
+            (part, matched(server, "task", part.task["id"], detector.class_names, unmatched_labels))
             for part in parts(server, places, "any")
         ]
         return {

@@ -16,6 +16,7 @@ from steps.evaluate import evaluate_model
 from steps.export import export_model
 from steps.fetch import fetch_dump
 from steps.hyperparameters import show_hyperparameters
+from steps.predict import predict_images
 from steps.prepare import prepare_data
 from steps.promote import promote_model
 from steps.remember import remember_data
@@ -32,6 +33,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "upload": upload_artifacts,
     "promote": promote_model,
     "annotate": annotate_tasks,
+    "predict": predict_images,
     "export": export_model,
 }
 
@@ -44,6 +46,7 @@ EXAMPLES = {
     "upload": "upload --output-dir run --output-path s3://bucket/models/1",
     "promote": "promote --dataset-dir data --output-dir run --series s3://bucket/models/cells",
     "annotate": "annotate --checkpoint run --to https://cvat.example.com/tasks/43",
+    "predict": "predict --checkpoint run --images photos --output predictions",
     "export": "export --checkpoint run --export-dir model --to onnx",
 }
 

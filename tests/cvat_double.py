@@ -6,11 +6,14 @@ of a task where `../shared` has it, else zips of the same layout. It misbehaves 
 
 from __future__ import annotations
 
+import email
 import io
 import json
 import re
 import threading
+import uuid
 import zipfile
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,6 +55,8 @@ class Task:
     zip: Path | None = None
     """What a real server exported."""
     meta: dict[str, Any] | None = None
+    uploaded: dict[str, bytes] = field(default_factory=dict)
+    """Files that came, of which no frames are made yet."""
     types: dict[str, str] = field(default_factory=dict)
     """Kinds of its labels, where not `any`."""
 
@@ -161,11 +166,17 @@ class CvatDouble:
     """How often a request says that it is under way before it has ended."""
     exports_fail: str = ""
     """What exports fail with after they were accepted."""
+    data_fails: str = ""
+    """What making frames of uploaded files fails with, likewise."""
     break_after: int = 0
     """Bytes after which the next download breaks off."""
     ranges: bool = True
     """Whether downloads can begin in the middle, as behind nginx."""
+    organizations: dict[int, int] = field(default_factory=dict)
+    """Of projects."""
     requests: dict[str, int] = field(default_factory=dict)
+    uploads: dict[str, str] = field(default_factory=dict)
+    """Names of files that come by TUS, by the upload's id."""
     lacks: str = ""
     """A field that the server does not know."""
     damage: bool = False
@@ -243,11 +254,12 @@ class CvatDouble:
         }  # fmt: skip
 
     def describe_project(self, number: int) -> dict[str, Any]:
+        organization = self.organizations.get(number)
         return {
             "url": f"{self.host}/api/projects/{number}", "id": number, "name": "project", "owner": self._user(),
             "assignee": None, "bug_tracker": "", "task_subsets": [], "created_date": "2026-11-24T21:00:00.887606Z",
             "updated_date": "2026-11-24T21:00:00.887606Z", "status": "annotation", "dimension": "2d",
-            "organization": None, "target_storage": None, "source_storage": None, "guide_id": None,
+            "organization": organization, "target_storage": None, "source_storage": None, "guide_id": None,
             "tasks": {"count": 1, "url": f"{self.host}/api/tasks"}, "labels": {"url": f"{self.host}/api/labels"},
         }  # fmt: skip
 
@@ -320,6 +332,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PATCH(self) -> None:
         self._answer("PATCH")
 
+    def do_DELETE(self) -> None:
+        self._answer("DELETE")
+
+    def do_HEAD(self) -> None:
+        self._answer("HEAD")
+
     def do_PUT(self) -> None:
         self._answer("PUT")
 
@@ -334,7 +352,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if re.fullmatch(fault[0], f"{method} {path}"):
                     self.cvat.faults.remove(fault)
                     raise _RefusedError(fault[1], {"detail": f"It is {fault[1]} now."})
-            self._route(method, path, query, json.loads(body) if body else None)
+            is_json = self.headers.get("Content-Type", "").startswith("application/json")
+            self._route(method, path, query, json.loads(body) if body and is_json else body or None)
         except _RefusedError as refusal:
             self._send(refusal.status, refusal.answer)
         except KeyError:
@@ -365,11 +384,19 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, {**cvat._user(), "email": "anna@example.com"})
         if found := re.fullmatch(r"/api/requests/(.+)", path):
             return self._send(200, self._request(found[1]))
+        if path == "/api/auth/access_tokens/self":
+            if not self.headers.get("Authorization", "").startswith("Bearer "):
+                raise KeyError
+            read_only = self.headers["Authorization"] == f"Bearer {READ_ONLY_TOKEN}"
+            return self._send(200, {"id": 1, "name": "token", "read_only": read_only, "owner": cvat._user()})
+        if (method, path) == ("POST", "/api/tasks"):
+            return self._create(body, query)
         if path == "/api/tasks":
             tasks = [task for task in cvat.tasks.values() if str(task.project) == query["project_id"]]
             return self._page([cvat.describe_task(task) for task in tasks], query)
         if path in ("/api/jobs", "/api/labels"):
-            task = cvat.tasks[int(query["task_id"])]
+            inside = [task for task in cvat.tasks.values() if str(task.project) == query.get("project_id")]
+            task = inside[0] if inside else cvat.tasks[int(query["task_id"])]
             jobs = [cvat.describe_job(task, job) for job in task.jobs]
             labels = [cvat.describe_label(task, name) for name in task.labels]
             return self._page(jobs if path == "/api/jobs" else labels, query)
@@ -377,6 +404,8 @@ class _Handler(BaseHTTPRequestHandler):
             if int(found[1]) not in {task.project for task in cvat.tasks.values()}:
                 raise KeyError
             return self._send(200, cvat.describe_project(int(found[1])))
+        if found := re.fullmatch(r"/api/tasks/(\d+)/data/([-0-9a-f]{36})", path):
+            return self._append(method, cvat.tasks[int(found[1])], found[2], body)
         found = re.fullmatch(r"/api/(tasks|jobs)/(\d+)(/.*)?", path)
         if not found:
             raise KeyError(path)
@@ -387,6 +416,11 @@ class _Handler(BaseHTTPRequestHandler):
                 job = next((job for job in task.jobs if kind == "jobs" and job["id"] == number), None)
                 described = cvat.describe_job(task, job) if job else cvat.describe_task(task)
                 return self._send(200, {name: value for name, value in described.items() if name != cvat.lacks})
+            case "DELETE", "" if kind == "tasks":
+                del cvat.tasks[number]
+                return self._send(204, b"")
+            case "POST", "/data":
+                return self._upload(task, body)
             case "GET", "/data/meta":
                 if not task.frames:
                     raise _RefusedError(500)
@@ -408,7 +442,8 @@ class _Handler(BaseHTTPRequestHandler):
         if given.startswith("Bearer "):
             if given not in (f"Bearer {TOKEN}", f"Bearer {READ_ONLY_TOKEN}"):
                 raise _RefusedError(401, {"detail": "Invalid token."})
-            if given != f"Bearer {TOKEN}" and method in ("PATCH", "PUT"):
+            writes = method in ("PATCH", "PUT", "DELETE") or (method == "POST" and not self.path.count("/export"))
+            if given != f"Bearer {TOKEN}" and writes:
                 raise _RefusedError(403, {"detail": "You do not have permission to perform this action."})
             return
         if "sessionid=s" not in self.headers.get("Cookie", ""):
@@ -421,6 +456,68 @@ class _Handler(BaseHTTPRequestHandler):
         more = f"{self.cvat.host}/api?page={page + 1}" if page * PAGE < len(entries) else None
         shown = entries[(page - 1) * PAGE : page * PAGE]
         self._send(200, {"count": len(entries), "next": more, "previous": None, "results": shown})
+
+    def _create(self, body: Any, query: Mapping[str, str]) -> None:
+        cvat = self.cvat
+        inside = [task for task in cvat.tasks.values() if task.project == body.get("project_id")]
+        number = 1 + max(cvat.tasks, default=100)
+        if body.get("project_id") is None:
+            names = [label["name"] for label in body["labels"]]
+            if len(set(names)) < len(names) or not all(0 < len(name) <= 64 for name in names):
+                raise _RefusedError(400, {"labels": ["Ensure label names are unique and have 64 characters at most."]})
+            labels = {name: 10 * number + place for place, name in enumerate(names)}
+        elif "labels" in body or not inside:
+            raise _RefusedError(400, ["Task must have only one of Label set or project_id"])
+        elif str(cvat.organizations.get(body["project_id"])) != query.get("org_id", "None"):
+            raise _RefusedError(400, ["The task and its project should be in the same organization."])
+        else:
+            labels = inside[0].labels
+        task = Task(number, {}, labels, name=body["name"], project=body.get("project_id"))
+        cvat.tasks[number] = task
+        self._send(201, cvat.describe_task(task))
+
+    def _upload(self, task: Task, body: Any) -> None:
+        """One of the messages that an upload is made of: start, several files, the begin of one by TUS, finish."""
+        if task.frames:
+            raise _RefusedError(400, "Adding more data is not supported")
+        if "Upload-Finish" in self.headers:
+            order = body["upload_file_order"] if body["sorting_method"] == "predefined" else sorted(task.uploaded)
+            if sorted(order) != sorted(task.uploaded):
+                raise _RefusedError(400, {"upload_file_order": ["Some files are not among the uploaded ones"]})
+            assert 0 < body["image_quality"] <= 100
+            name = f"action=create&target=task&target_id={task.id}&user=1"
+            self.cvat.requests[name] = self.cvat.looks
+            if not self.cvat.data_fails:
+                task.frames = {file: task.uploaded[file] for file in order}
+                task.jobs = [{"id": 10 * task.id, "start_frame": 0, "stop_frame": len(order) - 1}]
+            self._send(202, {"rq_id": name})
+        elif "Upload-Start" in self.headers:
+            self._send(202, b"")
+        elif "Upload-Multiple" in self.headers:
+            head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
+            for part in email.message_from_bytes(head + body).get_payload():  # type: ignore[union-attr]
+                if file := part.get_filename():  # type: ignore[union-attr]
+                    # Django keeps the last part of a path, and CVAT appends to a file that is there.
+                    self._take(task, file.rpartition("/")[2], part.get_payload(decode=True))  # type: ignore
+            self._send(200, b"")
+        else:
+            given = dict(each.split(" ") for each in self.headers["Upload-Metadata"].split(","))
+            file, upload = b64decode(given["filename"]).decode(), str(uuid.uuid4())
+            self.cvat.uploads[upload] = file
+            self._take(task, file, b"")
+            where = f"{self.cvat.host}/api/tasks/{task.id}/data/{upload}"
+            self._send(201, b"", {"Location": where, "Upload-Filename": file})
+
+    def _append(self, method: str, task: Task, upload: str, body: Any) -> None:
+        file = self.cvat.uploads[upload]
+        if method == "PATCH":
+            if int(self.headers["Upload-Offset"]) != len(task.uploaded[file]):
+                raise _RefusedError(409)
+            self._take(task, file, body)
+        self._send(204, b"", {"Upload-Offset": str(len(task.uploaded[file])), "Upload-Filename": file})
+
+    def _take(self, task: Task, file: str, content: bytes) -> None:
+        task.uploaded[file] = task.uploaded.get(file, b"") + content
 
     def _export(self, kind: str, number: int, query: Mapping[str, str]) -> None:
         if query.get("format") != FORMAT:
@@ -441,16 +538,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.cvat.requests[name] = max(left - 1, 0)
         kind, number = re.search(r"target=(\w+)&target_id=(\d+)", name).groups()  # type: ignore[union-attr]
         task, _, _ = self.cvat.find(f"{kind}s", int(number))
-        failure = self.cvat.exports_fail or ("The task has no data" if not task.frames else "")
+        creates = name.startswith("action=create")
+        fails = self.cvat.data_fails if creates else self.cvat.exports_fail
+        failure = fails or ("The task has no data" if not task.frames else "")
         ended = "failed" if failure else "finished"
         # A name of its own that nobody else knows, as behind a proxy.
         result = f"http://cvat-server:8080/api/{kind}s/{number}/dataset/download?rq_id={quote(name)}"
         return {
             "id": name, "status": "started" if left else ended, "message": failure if not left else "",
             "progress": None if left else 1.0,
-            "operation": {"type": "export:dataset", "target": kind, "task_id": task.id, "format": FORMAT},
+            "operation": {
+                "type": "create:task" if creates else "export:dataset", "target": kind, "task_id": task.id,
+                "format": FORMAT,
+            },
             "created_date": "2026-11-24T21:00:00.887606Z", "owner": self.cvat._user(),
-            "result_url": None if left or failure else result,
+            "result_url": None if left or failure or creates else result,
         }  # fmt: skip
 
     def _download(self, kind: str, number: int) -> None:

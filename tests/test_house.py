@@ -36,6 +36,7 @@ ROOMS = {
         "formats": {"common", "dataset"},
         "preparation": {"common", "dataset", "formats"},
         "report": {"common", "cvat"},
+        "predictions": {"common", "cvat", "dataset", "dump", "storage"},
     },
     "trainer": {
         "data": set(),

@@ -7,6 +7,9 @@ from steps.common.errors import StepError
 
 EXAMPLE = "https://cvat.example.com/tasks/42"
 
+SERVER_EXAMPLE = "https://cvat.example.com or https://cvat.example.com/projects/7"
+
+_SERVER = re.compile(r"https?://[^/?#@\s]+/?", re.IGNORECASE)
 _PLACE = re.compile(
     r"(?P<host>https?://[^/?#@\s]+)/(?:api/)?"
     r"(?:tasks/(?P<task>\d+)(?:/jobs/(?P<of_task>\d+))?|projects/(?P<project>\d+)|jobs/(?P<job>\d+))"
@@ -58,3 +61,17 @@ def parse(text: str) -> list[Place]:
     if len({place.host for place in places}) > 1:
         raise StepError(f"{places[0]} and {places[-1]} are on two servers: fetch from one at a time")
     return list(dict.fromkeys(places))
+
+
+def parse_server(text: str) -> tuple[str, int | None]:
+    """Read the address of a server, or of a project on it; give the host and the project's number.
+
+    Raises:
+        StepError: it is neither.
+    """
+    if _SERVER.fullmatch(text):
+        return text.rstrip("/"), None
+    places = parse(text)
+    if len(places) != 1 or places[0].kind != "project":
+        raise StepError(f"'{text}' is neither a CVAT server nor a project on one: give {SERVER_EXAMPLE}")
+    return places[0].host, places[0].id

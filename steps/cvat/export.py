@@ -141,7 +141,10 @@ def export(server: Server, part: Part, target: Path) -> None:
             log.info("%s is being exported already: waiting for that to end", what)
         waited = True
         time.sleep(next(waits))
-    _download(server, _finished(server, answer["rq_id"], what), what, target)
+    url = finished(server, answer["rq_id"], f"export {what}").get("result_url")
+    if not url:
+        raise StepError(f"{server.host} exported {what} and says no address of the result: try again")
+    _download(server, str(url), what, target)
 
 
 def _waits() -> Iterator[float]:
@@ -151,19 +154,21 @@ def _waits() -> Iterator[float]:
         wait = min(1.5 * wait, most)
 
 
-def _finished(server: Server, request: str, what: str) -> str:
-    """Wait for a request; give the address of its result."""
-    with progress(f"{server.host} exports {what}", 100, unit="%") as advance:
+def finished(server: Server, request: str, what: str) -> dict[str, Any]:
+    """Wait for a request, and give what the server says of it in the end; `what` it does is for messages.
+
+    Raises:
+        StepError: it failed.
+    """
+    with progress(f"{server.host}: {what}", 100, unit="%") as advance:
         done = 0
         for wait in _waits():
             answer = server.get(f"/api/requests/{quote(request, safe='')}")
             if answer["status"] == "failed":
                 said = printable(" ".join(str(answer.get("message") or "").split()[-40:]))
-                raise StepError(f"{server.host} could not export {what}: {said or 'it does not say why'}")
+                raise StepError(f"{server.host} could not {what}: {said or 'it does not say why'}")
             if answer["status"] == "finished":
-                if not answer.get("result_url"):
-                    raise StepError(f"{server.host} exported {what} and says no address of the result: try again")
-                return str(answer["result_url"])
+                return dict(answer)
             now = round(100 * float(answer.get("progress") or 0))
             advance(max(now - done, 0))
             done = max(now, done)

@@ -31,18 +31,17 @@ BATCH = 8
 """Images that are predicted on at once."""
 
 
-def matched(server: Server, part: Part, classes: Sequence[str], unmatched: str) -> list[str]:
-    """Give the classes that a task has a label for rectangles of, by name, and say which it has not.
+def matched(server: Server, kind: str, number: int, classes: Sequence[str], unmatched: str) -> list[str]:
+    """Give the classes that a task or a project has a label for rectangles of, by name, and say which it has not.
 
     Raises:
         StepError: there are none, or some are missing and `unmatched` is `fail`.
     """
-    types = {label["name"]: label["type"] for label in server.pages("/api/labels", task_id=part.task["id"])}
+    types = {label["name"]: label["type"] for label in server.pages("/api/labels", **{f"{kind}_id": number})}
     missing = [name for name in classes if name not in types]
     other = [name for name in classes if types.get(name, "any") not in ("any", "rectangle")]
     known = [name for name in classes if name not in missing and name not in other]
-    task = f"task {part.task['id']} of {server.host}"
-    lacks = f"{task} has no label for rectangles of {some(missing + other)}"
+    lacks = f"{kind} {number} of {server.host} has no label for rectangles of {some(missing + other)}"
     if not known:
         raise StepError(f"{lacks}: it has {some(types) or 'no labels'}; add the model's in CVAT")
     if (missing or other) and unmatched == "fail":

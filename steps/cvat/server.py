@@ -44,6 +44,7 @@ class Server:
 
         Raises:
             StepError: the SDK is not installed, no CVAT answers at `host`, or it refuses us.
+            TemporaryError: `host` cannot be reached, or fails.
         """
         try:
             from cvat_sdk.core.client import Client, Config
@@ -51,7 +52,7 @@ class Server:
             raise StepError(
                 f"{host} is a CVAT server, for which cvat-sdk is not installed: pip install 'cvat-detr[cvat]'"
             ) from None
-        self.host, self.version = host, ""
+        self.host, self.version, self._by_token = host, "", False
         config = Config(cache_dir=cache_dir) if cache_dir else Config()
         with in_words(self):
             # The SDK's own check of the version crashes on servers older than it.
@@ -82,6 +83,7 @@ class Server:
                     "pip install 'cvat-sdk>=2.48', or set CVAT_USERNAME and CVAT_PASSWORD instead"
                 ) from None
             self.client.login(AccessTokenCredentials(token))
+            self._by_token = True
         else:
             if not user or not password:
                 raise StepError(f"{self.host} asks who you are: {_VARIABLES}")
@@ -114,7 +116,8 @@ class Server:
         """Ask for JSON; `query` becomes the address's. A server that fails is asked again.
 
         Raises:
-            StepError: the server refuses, or cannot be reached.
+            StepError: the server refuses.
+            TemporaryError: it cannot be reached, or fails.
         """
         return self._json(self.open(path, query, whole=True))
 
@@ -168,7 +171,8 @@ class Server:
         """Send what changes something, once, and give the JSON of the answer; None where it is `expected` to refuse.
 
         Raises:
-            StepError: the server refuses otherwise, or cannot be reached.
+            StepError: the server refuses otherwise.
+            TemporaryError: it cannot be reached, or fails.
         """
         from cvat_sdk.exceptions import ApiException
 
@@ -182,6 +186,15 @@ class Server:
                     return None
                 raise
         return self._json(response)
+
+    def reads_only(self) -> bool:
+        """Whether we came with an access token that may change nothing, as they do unless made otherwise."""
+        if not self._by_token:
+            return False
+        try:
+            return bool(self.get("/api/auth/access_tokens/self").get("read_only"))
+        except StepError:
+            return False  # A server that does not say will refuse in its time.
 
     def _json(self, response: Any) -> Any:
         try:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer import checkpoint
 from trainer.data.batch import pad
@@ -19,6 +20,7 @@ from trainer.data.transforms import Sample, resize, to_tensor
 from trainer.device import pick_device
 from trainer.errors import TrainerError
 from trainer.evaluation.operating_point import thresholds
+from trainer.models.backbones.frozen_norm import mask_of
 from trainer.models.interface import DetectionModel
 from trainer.models.registry import family
 
@@ -46,7 +48,9 @@ class Detector:
         return [category.id for category in self.categories]
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Image.Image], threshold: float | None = None) -> list[dict[str, Tensor]]:
+    def predict(
+        self, images: Sequence[Image.Image], threshold: float | None = None, *, features: bool = False
+    ) -> list[dict[str, Tensor]]:
         """Detects objects in PIL images, as one batch.
 
         Args:
@@ -54,10 +58,12 @@ class Detector:
             threshold: detections that score less are left out. None for `thresholds`, which give each class the best
                 F1 on the validation images; 0.5 for all classes where the checkpoint has none, as those of earlier
                 versions do not. 0 keeps every detection.
+            features: give what the model made of each image as well.
 
         Returns:
             For each image, best first, `scores` `[n]`, `labels` `[n]` and `boxes` `[n, 4]` (x0, y0, x1, y1
-            in px of the upright image, cut at its edge), on the CPU.
+            in px of the upright image, cut at its edge), on the CPU; where asked for, also `features` float32 `[C]`,
+            the mean of the last map of the model's `feature_module` over the image without its padding.
         """
         if not images:
             return []
@@ -65,17 +71,55 @@ class Detector:
         resized = [self._resize(image) for image in images]
         batch, mask = (tensor.to(self.device) for tensor in pad([to_tensor(image) for image in resized]))
         sizes = torch.tensor([[image.height, image.width] for image in images], device=self.device)
-        found = self.model.detections(self.model(batch, mask), sizes)
+        seen: list[Tensor] = []
+        with _watching(self.model.feature_module(), seen) if features else nullcontext():
+            outputs = self.model(batch, mask)
+        found = self.model.detections(outputs, sizes)
         by_label = self.thresholds if threshold is None else [threshold] * len(self.categories)
-        return [
+        tidy = [
             _tidy(detections, image.width, image.height, torch.tensor(by_label, dtype=torch.float64))
             for detections, image in zip(found, images, strict=True)
         ]
+        if features:
+            for detections, mean in zip(tidy, _mean(seen[-1], mask).cpu(), strict=True):
+                detections["features"] = mean
+        return tidy
 
     def _resize(self, image: Image.Image) -> Image.Image:
         """The image in RGB at the size that the model was validated at."""
         sample = Sample(to_rgb(image), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
         return resize(sample, self.image_size, self.max_size).image
+
+
+@contextmanager
+def _watching(module: nn.Module, maps: list[Tensor]) -> Iterator[None]:
+    """Puts the maps and tokens that a module gives into `maps`, last one last."""
+    handle = module.register_forward_hook(lambda module, given, output: maps.extend(_maps(output)))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _maps(output: Any) -> Iterator[Tensor]:
+    """Floating tensors `[B, C, h, w]` and `[B, n, C]`, in whatever a module gives."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point() and output.ndim in (3, 4):
+            yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _maps(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from _maps(value)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean `[B, C]` of maps over the cells that are not padded, or of tokens over all."""
+    if values.ndim == 3:
+        return values.float().mean(1)
+    inside = ~mask_of(values, mask)[:, None]
+    return (values.float() * inside).sum((2, 3)) / inside.sum((2, 3))
 
 
 def _tidy(detections: dict[str, Tensor], width: int, height: int, thresholds: Tensor) -> dict[str, Tensor]:

@@ -147,6 +147,16 @@ class DetectionModel(nn.Module, ABC):
             self.get_submodule(part).train(False)
         return self
 
+    def feature_module(self) -> nn.Module:
+        """The part whose output ends with the map `[B, C, h, w]` (or the tokens `[B, n, C]`) that tells images apart.
+
+        What it gives may be any nesting of lists, dicts and tensors; the last map in it counts.
+
+        Raises:
+            TrainerError: there is no such part.
+        """
+        return self.get_submodule("backbone")
+
     def load_pretrained(self, source: str, class_names: Sequence[str] | None) -> None:
         """Loads initial weights into a freshly built model; may change `spec` to match them.
 

@@ -19,6 +19,7 @@ from steps.annotate import annotate_tasks
 from steps.cvat.links import frame_links
 from steps.cvat.server import Server
 from steps.fetch import fetch_dump
+from steps.predict import predict_images
 from steps.prepare import prepare_data
 from tests.cvat_double import Task, drawn_task
 from tests.steps.cvat.test_export import boxes
@@ -96,6 +97,35 @@ def test_boxes_go_in_and_come_out_and_predictions_go_in_once(
     assert server.get(f"/api/tasks/{number}/annotations")["shapes"] == there
     annotate_tasks(str(run), address, threshold=0, replace=True)
     assert len(server.get(f"/api/tasks/{number}/annotations")["shapes"]) == len(there)
+
+
+def test_a_task_of_the_images_to_annotate_next(
+    server: Server, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "photos"
+    for name, content in drawn_task().frames.items():
+        # Of one name in two folders, which is all that CVAT is told of a path.
+        (folder / Path(name).parent).mkdir(parents=True, exist_ok=True)
+        (folder / Path(name).parent / f"{(int(name[-5]) + 1) // 2}.png").write_bytes(content)
+    caplog.set_level("INFO")
+    predict_images(str(run), str(folder), tmp_path, 0, "csv", next=4, open_task=HOST, with_predictions=True)
+    number = int(caplog.messages[-1].rpartition("/")[2])
+    try:
+        chosen = (tmp_path / "next.txt").read_text().splitlines()
+        frames = [frame["name"] for frame in server.get(f"/api/tasks/{number}/data/meta")["frames"]]
+        last = [Path(name).name for name in chosen]
+        assert frames == [
+            short if last.count(short) == 1 else name.replace("/", "_")
+            for name, short in zip(chosen, last, strict=True)
+        ]
+        for frame, name in enumerate(chosen):
+            query = {"type": "frame", "number": frame, "quality": "original"}
+            assert server.open(f"/api/tasks/{number}/data", query, whole=True).data == (folder / name).read_bytes()
+        assert {label["name"] for label in server.pages("/api/labels", task_id=number)} == {"nut", "bolt"}
+        shapes = server.get(f"/api/tasks/{number}/annotations")["shapes"]
+        assert {shape["frame"] for shape in shapes} == {0, 1, 2, 3}
+    finally:
+        server.send("DELETE", f"/api/tasks/{number}", {})
 
 
 @pytest.mark.skipif("CVAT_TASK" not in os.environ, reason="CVAT_TASK names no task")

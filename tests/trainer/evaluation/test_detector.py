@@ -7,9 +7,14 @@ import torch
 from PIL import Image
 
 from tests.trainer.building import build_model
+from tests.trainer.models.ddq.conftest import small_model
+from tests.trainer.models.hf.tiny import save_tiny
 from trainer import checkpoint
+from trainer.data.coco_dataset import Category
 from trainer.errors import TrainerError
-from trainer.evaluation.detector import load
+from trainer.evaluation.detector import Detector, _mean, load
+from trainer.models import registry
+from trainer.models.interface import DetectionModel
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,51 @@ def test_the_thresholds_are_the_operating_points_of_the_checkpoint(path: Path, t
     points = {"overall": {"score": 0.4}, "per_class": {"nut": {"score": None}, "bolt": {"score": 0.7}}}
     checkpoint.save(tmp_path / "best.pth", {**checkpoint.read(path), "operating_points": points})
     assert load(tmp_path / "best.pth", device="cpu").thresholds == [0.4, 0.7]
+
+
+def model_of(kind: str, folder: Path) -> DetectionModel:
+    """A small model with random weights and two classes."""
+    torch.manual_seed(0)
+    family, _, of_library = kind.partition(":")
+    if family == "detr":
+        return build_model("detr_tiny", 2, num_queries=6)
+    if family == "ddq":
+        return small_model(2)
+    name = "fasterrcnn_lite0"
+    if family == "hf":
+        pytest.importorskip("transformers")
+        name = f"hf:{save_tiny(of_library, folder)}"
+    return registry.family(family).build({"model": name, "num_classes": 2})
+
+
+def noise(width: int) -> Image.Image:
+    generator = torch.Generator().manual_seed(width)
+    return Image.fromarray(torch.randint(0, 256, (64, width, 3), dtype=torch.uint8, generator=generator).numpy())
+
+
+@pytest.mark.parametrize("kind", ["detr", "ddq", "fasterrcnn", "hf:d_fine", "hf:rf_detr", "hf:yolos"])
+def test_every_family_has_features_that_tell_images_apart(kind: str, tmp_path: Path):
+    classes = [Category(1, "nut"), Category(2, "bolt")]
+    detector = Detector(model_of(kind, tmp_path).eval(), classes, 64, 128, torch.device("cpu"), [0.5, 0.5])
+    image, other = noise(64), Image.new("RGB", (64, 64), (200, 30, 30))
+    ((plain,), (alone,), (unlike,)) = (
+        detector.predict([each], 0, features=wanted) for each, wanted in ((image, False), (image, True), (other, True))
+    )
+    padded, _ = detector.predict([image, noise(128)], 0, features=True)
+    features = alone.pop("features")
+    assert features.shape == (len(features),) == padded["features"].shape
+    assert all(torch.equal(plain[name], value) for name, value in alone.items())
+    difference = (features - unlike["features"]).norm()
+    assert difference > 0.1 * features.norm()
+    # Near the border a map knows of the padding.
+    assert (features - padded["features"]).norm() < difference
+
+
+def test_features_leave_the_padding_out():
+    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
+    mask[0, :, 64:] = True
+    values = torch.tensor([[[1.0, 3.0, 90.0], [5.0, 7.0, 90.0]], [[1.0, 3.0, 5.0], [5.0, 7.0, 9.0]]])
+    assert _mean(values[:, None], mask).tolist() == [[4.0], [5.0]]
 
 
 def test_no_images_no_predictions(path: Path):

@@ -151,6 +151,10 @@ class DdqDetector(DetectionModel):
         boxes = torch.minimum(boxes.clamp(min=0), limit)
         return {"scores": scores.masked_fill(~outputs.distinct[-1], 0), "labels": labels, "boxes": boxes}
 
+    def feature_module(self) -> nn.Module:
+        """The neck: the backbone is gone through stage by stage, and gives nothing as a whole."""
+        return self.neck
+
     def load_pretrained(self, source: str, class_names: Sequence[str] | None) -> None:
         """Loads initial weights, and keeps batch normalisation as it is in them; see `pretrained.load`."""
         pretrained.load(self, source, class_names)

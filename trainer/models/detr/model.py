@@ -163,6 +163,10 @@ class DETR(DetectionModel):
         """One detection for each query; see `decode`."""
         return decode(outputs, sizes)
 
+    def feature_module(self) -> nn.Module:
+        """The backbone without the position encoding, which is a map as well."""
+        return self.backbone[0]
+
     def load_pretrained(self, source: str, class_names: Sequence[str] | None) -> None:
         """Loads weights, and keeps batch normalisation fixed where it was in them; see `pretrained.load`."""
         if pretrained.load(self, source, self.spec["model"], self.design, class_names):

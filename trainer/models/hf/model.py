@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_convert
 
@@ -202,10 +202,19 @@ class HFDetector(DetectionModel):
         Raises:
             TrainerError: the network has no such part.
         """
-        names = [name for name, _ in self.named_modules() if name.split(".")[-1] == part]
-        if not names:
+        name = self._find(part)
+        if name is None:
             raise TrainerError(f"{type(self.network).__name__} has no {part} of its own, so it cannot be frozen")
-        super().freeze(names[0])
+        super().freeze(name)
+
+    def feature_module(self) -> nn.Module:
+        """The backbone; the whole transformer of a model that has none, as YOLOS."""
+        name = self._find("backbone")
+        return self.network.base_model if name is None else self.get_submodule(name)
+
+    def _find(self, part: str) -> str | None:
+        """The outermost submodule of that name."""
+        return next((name for name, _ in self.named_modules() if name.split(".")[-1] == part), None)
 
     def load_pretrained(self, source: str, class_names: Sequence[str] | None) -> None:
         """Loads initial weights; those of the class head stay for the classes that the source knows by name.

@@ -1,0 +1,1 @@
+"""Predictions as files: the images that they are made on, and a module for each format."""
