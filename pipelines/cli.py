@@ -548,7 +548,8 @@ def publish_command(
     if values:
         spec = yaml.safe_load(text)
         for parameter in spec["arguments"]["parameters"]:
-            parameter["value"] = values.get(parameter["name"], parameter["value"])
+            if parameter["name"] in values:
+                parameter["value"] = values[parameter["name"]]
         text = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
     template = publish(name, text, os.environ)
     _say(f"{word}; publish again for a later one" if values else word)

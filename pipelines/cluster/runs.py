@@ -34,8 +34,8 @@ def print_logs(cluster: Cluster, name: str, step: str) -> None:
 
 def print_list(cluster: Cluster, sweep: str, console: Console) -> None:
     """Print the training workflows of a namespace, the newest first, or those of a sweep."""
-    found = _labelled(cluster, {**LABELS, **({SWEEP_LABEL: sweep} if sweep else {})})
     table = Table("name", "phase", "created", "duration", "sweep", box=None)
+    found = _labelled(cluster, {**LABELS, **({SWEEP_LABEL: sweep} if sweep else {})})
     for workflow in sorted(found, key=lambda each: str(each["metadata"].get("creationTimestamp")), reverse=True):
         metadata, phase = workflow["metadata"], phase_of(workflow)
         table.add_row(

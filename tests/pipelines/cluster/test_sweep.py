@@ -68,14 +68,17 @@ def test_a_cluster_that_does_not_begin_gets_no_runs(tmp_path: Path, monkeypatch:
     assert len(double.created()) == 1
 
 
-def test_argo_takes_every_workflow_of_a_sweep(tmp_path: Path) -> None:
-    done = pipelines(*SWEEP, "--dry-run")
+@pytest.mark.parametrize("chosen", [[], ["--reuse-data"]])
+def test_argo_takes_every_workflow_of_a_sweep(chosen: list[str], tmp_path: Path) -> None:
+    assert pipelines("compile", "--output", tmp_path, *chosen).returncode == 0
+    done = pipelines(*SWEEP, "--dry-run", "--manifest", tmp_path / "argo" / "detr-training.workflow.yaml")
     documents = list(yaml.safe_load_all(done.stdout))
     assert len(documents) == 4
     for document in documents:
         path = tmp_path / f"{document['metadata']['name']}.yaml"
         path.write_text(yaml.safe_dump(document))
         assert lint(path) == []
+        assert "remember-data" not in path.read_text(), "a sweep keeps its data by itself"
 
 
 def test_the_runs_get_the_data_that_was_prepared(
