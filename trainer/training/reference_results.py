@@ -34,6 +34,7 @@ class Reference:
 
 _RESULTS = (
     Reference("ddq_lite0", "photographs of blood cells (BCCD, 3 classes)", 291, 2037, (0.590, 0.596), (0.907, 0.920)),
+    Reference("ddq_lite0", "photographs of blood cells (BCCD, 3 classes)", 40, 800, (0.527, 0.534), (0.860, 0.862)),
     Reference("ddq_lite0", "photographs of raccoons (1 class)", 160, 960, (0.592, 0.655), (0.984, 0.991)),
     Reference("ddq_lite0", "drawn images (3 shapes)", 400, 2400, (0.845, 0.845), (1.0, 1.0)),
 )
