@@ -28,17 +28,33 @@ class in_words:  # noqa: N801 - used as a function
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-            raise NotAllowedError(
-                f"{self._address} does not let these credentials do that: {one_line(error)}"
-            ) from None
         # A key that cannot be written as a path reaches us as a bare ValueError.
         if re.search("invalid path|parse path", str(error)) and isinstance(error, BaseError | ValueError):
             raise StepError(f"{self._address} failed: {one_line(error)}: rename it") from None
-        if isinstance(error, FileNotFoundError):
-            raise NotThereError(f"{self._address} failed: {one_line(error)}") from None
-        if isinstance(error, BaseError):
-            raise TemporaryError(f"{self._address} failed: {one_line(error)}") from None
+        if not isinstance(error, BaseError | FileNotFoundError):
+            return
+        status, said = _answered(error)
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in (401, 403):
+            raise NotAllowedError(
+                f"{self._address} does not let these credentials do that ({said}): check them"
+            ) from None
+        if isinstance(error, FileNotFoundError) and "Container" not in said and "Bucket" not in said:
+            raise NotThereError(f"{self._address} failed: {said}") from None
+        if status == 404 or isinstance(error, FileNotFoundError):
+            raise StepError(f"{self._address} does not exist ({said}): check its name") from None
+        if 400 <= status < 500 and status not in (408, 409, 412, 429):
+            raise StepError(f"{self._address} refuses ({said})") from None
+        remedy = "run the step again later" if status else "check the network and the store's endpoint"
+        raise TemporaryError(f"{self._address} failed ({said}): {remedy}") from None
+
+
+def _answered(error: BaseException) -> tuple[int, str]:
+    """The status of a server's answer, 0 where there is none, and what it says in few words."""
+    text = one_line(error)
+    status, code = re.search(r"status code: (\d{3})", text), re.search(r"<Code>(\w+)</Code>", text)
+    if not status:
+        return 0, text.rpartition(" - ")[2]
+    return int(status[1]), " ".join(filter(None, [status[1], code and code[1]]))
 
 
 def one_line(error: BaseException) -> str:

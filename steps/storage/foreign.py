@@ -46,7 +46,12 @@ def open_foreign(bucket: str, config: StorageConfig) -> "Foreign":
         store = from_url(
             bucket,
             # No byte for so long ends a request; a total time would end slow ones that live.
-            client_options={"timeout": timedelta(days=365), "read_timeout": timedelta(seconds=config.stall_seconds)},
+            client_options={
+                "timeout": timedelta(days=365),
+                "read_timeout": timedelta(seconds=config.stall_seconds),
+                # An endpoint without TLS, such as an emulator's, is one that the user named.
+                "allow_http": True,
+            },
             retry_config={"max_retries": 1000, "retry_timeout": timedelta(seconds=config.retry_seconds)},
         )
     except (BaseError, ValueError) as error:

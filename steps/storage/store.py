@@ -1,7 +1,7 @@
 """A bucket or folder, opened by its address.
 
-The scheme of an address chooses the store: `s3://` (tested here), `gs://` and `az://` (configured through the
-environment variables that obstore names), `file://`.
+The scheme of an address chooses the store: `s3://`, `gs://` and `az://` (through obstore, which reads their usual
+environment variables), `file://`. docs/operators.md says what of each is tested.
 """
 
 import re
