@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -30,8 +28,9 @@ from pipelines.workflow.options import (
     write_settings,
 )
 from pipelines.workflow.parameters import EPOCHS, MODEL
-from steps.common.console import HELP, create_app, run_app
+from steps.common.console import HELP, Screen, create_app, log_to, run_app, say
 from steps.common.errors import StepError
+from steps.common.messages import unmarked
 
 if TYPE_CHECKING:
     from pipelines.cluster.protocol import Cluster
@@ -92,11 +91,6 @@ def read_overrides(given: list[str]) -> dict[str, str]:
     return overrides
 
 
-def _console() -> Console:
-    # Messages of pods and names of files are shown as they are, whatever brackets and colons they hold.
-    return Console(markup=False, emoji=False, highlight=False)
-
-
 @_command(
     "run",
     "Run the workflow on this machine.",
@@ -147,9 +141,9 @@ def run_command(
     stop_on_sigterm()
     short = {name: value for name, value in (("epochs", epochs), ("model", model)) if value}
     try:
-        run_locally(manifest, dump, {**short, **read_overrides(param)}, runs, _console())
+        run_locally(manifest, dump, {**short, **read_overrides(param)}, runs, Screen())
     except StepFailedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
     return 0
 
@@ -204,14 +198,14 @@ def sweep_command(
 
     stop_on_sigterm()
     try:
-        folder, failed = sweep_locally(manifest, dump, given, runs, _console())
+        folder, failed = sweep_locally(manifest, dump, given, runs, Screen())
     except StepFailedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
     if any(folder.glob("*/output/metrics.json")):
         _compare([str(folder)], folder / "comparison.html")
     if failed:
-        print(f"error: {len(failed)} of the runs failed: {', '.join(failed)}", file=sys.stderr)
+        say(f"error: {len(failed)} of the runs failed: {', '.join(failed)}", sys.stderr)
     return 1 if failed else 0
 
 
@@ -229,15 +223,15 @@ def _sweep_on_cluster(
         where = namespace or os.environ.get("ARGO_NAMESPACE") or "default"
         workflows = sweep_workflows(compiled, given, new_name(compiled), where, at_once)
         instance = os.environ.get("ARGO_INSTANCEID", "")
-        print(yaml.safe_dump_all([addressed(each, where, instance) for each in workflows], sort_keys=False), end="")
+        _write(yaml.safe_dump_all([addressed(each, where, instance) for each in workflows], sort_keys=False))
         return 0
     reached = connect(via, context=context, namespace=namespace)
     sent = submit_sweep(reached, compiled, given, at_once)
-    print(f"submitted the sweep {sent.name} in namespace {reached.namespace}: its data, then {len(sent.runs)} runs")
+    say(f"submitted the sweep {sent.name} in namespace {reached.namespace}: its data, then {len(sent.runs)} runs")
     for name, words in sent.runs.items():
-        print(f"  {name}  {words}")
-    print(f"list them: cvat-detr list --sweep {sent.name} --namespace {reached.namespace}")
-    print(f"compare them: cvat-detr compare {sent.folder} (a key in the bucket; or its whole address)")
+        say(f"  {name}  {words}")
+    say(f"list them: cvat-detr list --sweep {sent.name} --namespace {reached.namespace}")
+    say(f"compare them: cvat-detr compare {sent.folder} (a key in the bucket; or its whole address)")
     return 0
 
 
@@ -265,7 +259,7 @@ def compare_command(
 def _compare(places: list[str], page: Path) -> None:
     from steps.compare import compare_runs
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    log_to(sys.stdout)
     try:
         columns, rows, warnings = compare_runs(places, page)
     except StepError as error:
@@ -274,10 +268,10 @@ def _compare(places: list[str], page: Path) -> None:
     table = Table(Column(columns[0], no_wrap=True, min_width=max(len(row[0]) for row in rows)), *columns[1:])
     for row in rows:
         table.add_row(*map(Text, row))
-    _console().print(table)
+    Screen().print(table)
     for warning in warnings:
-        print(f"WARNING: {warning}")
-    print(f"page: {page}")
+        say(f"WARNING: {warning}")
+    say(f"page: {page}")
 
 
 def _takes(options: type) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -323,10 +317,10 @@ def compile_command(
         path = output / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        print(path)
+        say(str(path))
     if given:
         write_settings(output, chosen)
-        print(output / SETTINGS_FILE)
+        say(str(output / SETTINGS_FILE))
     return 0
 
 
@@ -393,22 +387,29 @@ def submit_command(
     if output:
         _print_workflow(created, output)
     else:
-        print(f"submitted {name} in namespace {cluster.namespace}")
+        say(f"submitted {name} in namespace {cluster.namespace}")
     if watch:
         return _watch(cluster, name)
     if not output:
-        print(f"watch it: python -m pipelines watch {name} --namespace {cluster.namespace}")
+        say(f"watch it: python -m pipelines watch {name} --namespace {cluster.namespace}")
     return 0
 
 
 def _print_workflow(workflow: dict[str, Any], output: str) -> None:
     metadata = workflow["metadata"]
     if output == "name":
-        print(metadata.get("name") or metadata["generateName"])
+        say(str(metadata.get("name") or metadata["generateName"]))
     elif output == "json":
-        print(json.dumps(workflow, indent=2))
+        _write(json.dumps(workflow, indent=2) + "\n")
     else:
-        print(yaml.safe_dump(workflow, sort_keys=False, allow_unicode=True), end="")
+        text = yaml.safe_dump(workflow, sort_keys=False, allow_unicode=True)
+        # Written as escapes, marks that turn the line around are the same to a program.
+        _write(text if unmarked(text) == text else yaml.safe_dump(workflow, sort_keys=False))
+
+
+def _write(document: str) -> None:
+    """Print what a program is to read, as it is: JSON and YAML escape what steers a terminal."""
+    sys.stdout.write(document)
 
 
 RunName = Annotated[str, typer.Argument(help="Name of the workflow.")]
@@ -426,10 +427,10 @@ def _watch(cluster: "Cluster", name: str) -> int:
     from pipelines.cluster.watch import watch
 
     try:
-        return 0 if watch(cluster, name, _console()) else 1
+        return 0 if watch(cluster, name, Screen()) else 1
     except KeyboardInterrupt:
         again = f"python -m pipelines watch {name} --namespace {cluster.namespace}"
-        print(f"stopped watching; the workflow keeps running: {again}", file=sys.stderr)
+        say(f"stopped watching; the workflow keeps running: {again}", sys.stderr)
         return 130
 
 
@@ -460,7 +461,7 @@ def list_command(
     from pipelines.cluster.connect import connect
     from pipelines.cluster.runs import print_list
 
-    print_list(connect(via, context=context, namespace=namespace), sweep, _console())
+    print_list(connect(via, context=context, namespace=namespace), sweep, Screen())
     return 0
 
 
@@ -476,7 +477,7 @@ def stop_command(
     from pipelines.cluster.runs import stop
 
     for stopped in stop(connect(via, context=context, namespace=namespace), name):
-        print(f"stopped {stopped}")
+        say(f"stopped {stopped}")
     return 0
 
 
@@ -497,7 +498,7 @@ def retry_command(
 
     cluster = connect(via, context=context, namespace=namespace)
     retry(cluster, name)
-    print(f"retrying {name} in namespace {cluster.namespace}")
+    say(f"retrying {name} in namespace {cluster.namespace}")
     return _watch(cluster, name) if watch else 0
 
 
@@ -528,9 +529,9 @@ def publish_command(
         )
     template = publish(name, read_text(manifest), os.environ)
     if template.changed:
-        print(f"published '{name}' as {template.uid}, version {template.version}")
+        say(f"published '{name}' as {template.uid}, version {template.version}")
     else:
-        print(f"'{name}' is up to date: version {template.version} of {template.uid} is this manifest")
+        say(f"'{name}' is up to date: version {template.version} of {template.uid} is this manifest")
     return 0
 
 
@@ -548,9 +549,9 @@ def lint_command(
     for path in files or sorted(MANIFESTS / relative for relative in manifests(chosen_options(MANIFESTS))):
         problems = lint(path, restricted=restricted)
         for problem in problems:
-            print(f"{path}: {problem}", file=sys.stderr)
+            say(f"{path}: {problem}", sys.stderr)
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        print(f"{path}: {count}" if problems else f"{path}: ok")
+        say(f"{path}: {count}" if problems else f"{path}: ok")
         failed += bool(problems)
     return 1 if failed else 0
 

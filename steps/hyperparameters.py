@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from steps.common.console import Screen, say
 from steps.common.errors import StepError
 from steps.options import MODELS, Model
 from trainer.config import TrainConfig
@@ -93,14 +92,14 @@ def show_hyperparameters(
 ) -> None:
     """Print the hyperparameters of a model, or the page about those of all."""
     if markdown:
-        print(page(), end="")
+        say(page().rstrip("\n"))
         return
     if model == AUTO:
         raise StepError(f"--model {AUTO} is any of several models: name one of {', '.join(MODELS)}")
     table = Table(*COLUMNS, title=model)
     for each in hyperparameters(model):
-        table.add_row(*map(escape, _cells(each)))
-    Console().print(table)
+        table.add_row(*_cells(each))
+    Screen().print(table)
 
 
 def page() -> str:
