@@ -255,7 +255,8 @@ def read_last(output_dir: Path) -> dict[str, Any] | None:
 
 def find_checkpoint(path: str | Path) -> Path | None:
     """The file behind a path to a checkpoint, or to the folder of a run that wrote one; None where neither is."""
-    path = Path(path).expanduser()
+    # Unlike pathlib's, this one lets a name pass that belongs to nobody: there is no such file.
+    path = Path(os.path.expanduser(path))
     return next((path / place for place in PLACES if (path / place).is_file()), None)
 
 

@@ -9,9 +9,9 @@ EXAMPLE = "https://cvat.example.com/tasks/42"
 
 _PLACE = re.compile(
     r"(?P<host>https?://[^/?#@\s]+)/(?:api/)?"
-    r"(?:tasks/(?P<task>\d+)(?:/jobs/(?P<of_task>\d+))?|projects/(?P<project>\d+)|jobs/(?P<job>\d+))"
+    r"(?:tasks/(?P<task>\d{1,18})(?:/jobs/(?P<of_task>\d{1,18}))?|projects/(?P<project>\d{1,18})|jobs/(?P<job>\d{1,18}))"
     r"/?(?:[?#].*)?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 
 
@@ -44,7 +44,7 @@ def parse(text: str) -> list[Place]:
     places: list[Place] = []
     items = [item for item in map(str.strip, text.split(",")) if item]
     for item in items:
-        if places and item.isascii() and item.isdigit():
+        if places and re.fullmatch(r"[0-9]{1,18}", item):
             places.append(Place(places[-1].host, places[-1].kind, int(item), places[-1].task))
         elif found := _PLACE.fullmatch(item):
             job = found["of_task"] or found["job"]
