@@ -30,6 +30,7 @@ from pipelines.workflow.options import (
 from pipelines.workflow.parameters import EPOCHS, MODEL
 from steps.common.console import HELP, Screen, create_app, log_to, run_app, say
 from steps.common.errors import StepError
+from steps.common.files import parse_yaml
 from steps.common.messages import unmarked
 
 if TYPE_CHECKING:
@@ -330,9 +331,9 @@ def _parsed(name: str, value: Any) -> Any:
     if field.default is not dataclasses.MISSING:
         return value
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise PipelineError(f"--{name.replace('_', '-')} is not YAML: {' '.join(str(error).split())}") from None
+        return parse_yaml(value)
+    except ValueError as error:
+        raise PipelineError(f"--{name.replace('_', '-')} is not YAML: {error}") from None
 
 
 Output = Annotated[

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.table import Table
 
 from steps.common.console import Screen, say
 from steps.common.errors import StepError
+from steps.common.files import parse_yaml
 from steps.options import MODELS, Model
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
@@ -35,9 +35,9 @@ def parse_hyperparameters(text: str) -> dict[str, Any]:
         StepError: it is not YAML with names and values.
     """
     try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StepError(f"--hyperparameters is not readable YAML: {' '.join(str(error).split())}") from None
+        settings = parse_yaml(text)
+    except ValueError as error:
+        raise StepError(f"--hyperparameters is not readable YAML ({error})") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):
