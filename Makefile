@@ -27,8 +27,8 @@ run: $(READY) ## Train on a drawn sample, or on DUMP=path, through the whole wor
 test: $(READY) ## Run the tests (a few minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist worksteal
 
-test-slow: $(READY) ## Run the tests that train for minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal
+test-slow: $(READY) ## Run the tests that train for minutes, and all faults, with their table
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or faults' --numprocesses auto --dist worksteal
 
 compile: $(READY) ## Write manifests/ from the workflow in pipelines/
 	@$(BIN)/python -m pipelines compile

@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -30,8 +28,10 @@ from pipelines.workflow.options import (
     write_settings,
 )
 from pipelines.workflow.parameters import EPOCHS, MODEL
-from steps.common.console import HELP, create_app, run_app
+from steps.common.console import HELP, Screen, create_app, log_to, run_app, say
 from steps.common.errors import StepError
+from steps.common.files import parse_yaml
+from steps.common.messages import unmarked
 
 if TYPE_CHECKING:
     from pipelines.cluster.protocol import Cluster
@@ -92,11 +92,6 @@ def read_overrides(given: list[str]) -> dict[str, str]:
     return overrides
 
 
-def _console() -> Console:
-    # Messages of pods and names of files are shown as they are, whatever brackets and colons they hold.
-    return Console(markup=False, emoji=False, highlight=False)
-
-
 @_command(
     "run",
     "Run the workflow on this machine.",
@@ -147,9 +142,9 @@ def run_command(
     stop_on_sigterm()
     short = {name: value for name, value in (("epochs", epochs), ("model", model)) if value}
     try:
-        run_locally(manifest, dump, {**short, **read_overrides(param)}, runs, _console())
+        run_locally(manifest, dump, {**short, **read_overrides(param)}, runs, Screen())
     except StepFailedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
     return 0
 
@@ -204,14 +199,14 @@ def sweep_command(
 
     stop_on_sigterm()
     try:
-        folder, failed = sweep_locally(manifest, dump, given, runs, _console())
+        folder, failed = sweep_locally(manifest, dump, given, runs, Screen())
     except StepFailedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
     if any(folder.glob("*/output/metrics.json")):
         _compare([str(folder)], folder / "comparison.html")
     if failed:
-        print(f"error: {len(failed)} of the runs failed: {', '.join(failed)}", file=sys.stderr)
+        say(f"error: {len(failed)} of the runs failed: {', '.join(failed)}", sys.stderr)
     return 1 if failed else 0
 
 
@@ -231,17 +226,17 @@ def _sweep_on_cluster(
         where = namespace or os.environ.get("ARGO_NAMESPACE") or "default"
         workflows = sweep_workflows(compiled, given, new_name(compiled), where, at_once)
         instance = os.environ.get("ARGO_INSTANCEID", "")
-        _say(word)
-        print(yaml.safe_dump_all([addressed(each, where, instance) for each in workflows], sort_keys=False), end="")
+        _remark(word)
+        _write(yaml.safe_dump_all([addressed(each, where, instance) for each in workflows], sort_keys=False))
         return 0
     reached = connect(via, context=context, namespace=namespace)
     sent = submit_sweep(reached, compiled, given, at_once)
-    _say(word)
-    print(f"submitted the sweep {sent.name} in namespace {reached.namespace}: its data, then {len(sent.runs)} runs")
+    _remark(word)
+    say(f"submitted the sweep {sent.name} in namespace {reached.namespace}: its data, then {len(sent.runs)} runs")
     for name, words in sent.runs.items():
-        print(f"  {name}  {words}")
-    print(f"list them: cvat-detr list --sweep {sent.name} --namespace {reached.namespace}")
-    print(f"compare them: cvat-detr compare {sent.folder} (a key in the bucket; or its whole address)")
+        say(f"  {name}  {words}")
+    say(f"list them: cvat-detr list --sweep {sent.name} --namespace {reached.namespace}")
+    say(f"compare them: cvat-detr compare {sent.folder} (a key in the bucket; or its whole address)")
     return 0
 
 
@@ -269,7 +264,7 @@ def compare_command(
 def _compare(places: list[str], page: Path) -> None:
     from steps.compare import compare_runs
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    log_to(sys.stdout)
     try:
         columns, rows, warnings = compare_runs(places, page)
     except StepError as error:
@@ -278,10 +273,10 @@ def _compare(places: list[str], page: Path) -> None:
     table = Table(Column(columns[0], no_wrap=True, min_width=max(len(row[0]) for row in rows)), *columns[1:])
     for row in rows:
         table.add_row(*map(Text, row))
-    _console().print(table)
+    Screen().print(table)
     for warning in warnings:
-        print(f"WARNING: {warning}")
-    print(f"page: {page}")
+        say(f"WARNING: {warning}")
+    say(f"page: {page}")
 
 
 def _takes(options: type) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -327,10 +322,10 @@ def compile_command(
         path = output / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        print(path)
+        say(str(path))
     if given:
         write_settings(output, chosen)
-        print(output / SETTINGS_FILE)
+        say(str(output / SETTINGS_FILE))
     return 0
 
 
@@ -340,9 +335,9 @@ def _parsed(name: str, value: Any) -> Any:
     if field.default is not dataclasses.MISSING:
         return value
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise PipelineError(f"--{name.replace('_', '-')} is not YAML: {' '.join(str(error).split())}") from None
+        return parse_yaml(value)
+    except ValueError as error:
+        raise PipelineError(f"--{name.replace('_', '-')} is not YAML: {error}") from None
 
 
 Output = Annotated[
@@ -385,7 +380,7 @@ def submit_command(
         # Needs no cluster.
         overrides, word = pinned(compiled, read_overrides(param))
         workflow = build_workflow(compiled, overrides)
-        _say(word)
+        _remark(word)
         _print_workflow(addressed(workflow, namespace, os.environ.get("ARGO_INSTANCEID", "")), output)
         return 0
     cluster = connect(via, context=context, namespace=namespace or own)
@@ -394,37 +389,44 @@ def submit_command(
     overrides, word = pinned(compiled, read_overrides(param))
     workflow = build_workflow(compiled, overrides, from_template)
     if dry_run:
-        _say(word)
+        _remark(word)
         _print_workflow(addressed(workflow, cluster.namespace, cluster.instance_id), output)
         return 0
     created = send(cluster, workflow)
-    _say(word)
+    _remark(word)
     name = str(created["metadata"]["name"])
     if output:
         _print_workflow(created, output)
     else:
-        print(f"submitted {name} in namespace {cluster.namespace}")
+        say(f"submitted {name} in namespace {cluster.namespace}")
     if watch:
         return _watch(cluster, name)
     if not output:
-        print(f"watch it: python -m pipelines watch {name} --namespace {cluster.namespace}")
+        say(f"watch it: python -m pipelines watch {name} --namespace {cluster.namespace}")
     return 0
 
 
-def _say(word: str) -> None:
+def _remark(word: str) -> None:
     """Say something beside what programs read."""
     if word:
-        print(word, file=sys.stderr)
+        say(word, sys.stderr)
 
 
 def _print_workflow(workflow: dict[str, Any], output: str) -> None:
     metadata = workflow["metadata"]
     if output == "name":
-        print(metadata.get("name") or metadata["generateName"])
+        say(str(metadata.get("name") or metadata["generateName"]))
     elif output == "json":
-        print(json.dumps(workflow, indent=2))
+        _write(json.dumps(workflow, indent=2) + "\n")
     else:
-        print(yaml.safe_dump(workflow, sort_keys=False, allow_unicode=True), end="")
+        text = yaml.safe_dump(workflow, sort_keys=False, allow_unicode=True)
+        # Written as escapes, marks that turn the line around are the same to a program.
+        _write(text if unmarked(text) == text else yaml.safe_dump(workflow, sort_keys=False))
+
+
+def _write(document: str) -> None:
+    """Print what a program is to read, as it is: JSON and YAML escape what steers a terminal."""
+    sys.stdout.write(document)
 
 
 RunName = Annotated[str, typer.Argument(help="Name of the workflow.")]
@@ -442,10 +444,10 @@ def _watch(cluster: "Cluster", name: str) -> int:
     from pipelines.cluster.watch import watch
 
     try:
-        return 0 if watch(cluster, name, _console()) else 1
+        return 0 if watch(cluster, name, Screen()) else 1
     except KeyboardInterrupt:
         again = f"python -m pipelines watch {name} --namespace {cluster.namespace}"
-        print(f"stopped watching; the workflow keeps running: {again}", file=sys.stderr)
+        say(f"stopped watching; the workflow keeps running: {again}", sys.stderr)
         return 130
 
 
@@ -476,7 +478,7 @@ def list_command(
     from pipelines.cluster.connect import connect
     from pipelines.cluster.runs import print_list
 
-    print_list(connect(via, context=context, namespace=namespace), sweep, _console())
+    print_list(connect(via, context=context, namespace=namespace), sweep, Screen())
     return 0
 
 
@@ -492,7 +494,7 @@ def stop_command(
     from pipelines.cluster.runs import stop
 
     for stopped in stop(connect(via, context=context, namespace=namespace), name):
-        print(f"stopped {stopped}")
+        say(f"stopped {stopped}")
     return 0
 
 
@@ -513,7 +515,7 @@ def retry_command(
 
     cluster = connect(via, context=context, namespace=namespace)
     retry(cluster, name)
-    print(f"retrying {name} in namespace {cluster.namespace}")
+    say(f"retrying {name} in namespace {cluster.namespace}")
     return _watch(cluster, name) if watch else 0
 
 
@@ -552,11 +554,11 @@ def publish_command(
                 parameter["value"] = values[parameter["name"]]
         text = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
     template = publish(name, text, os.environ)
-    _say(f"{word}; publish again for a later one" if values else word)
+    _remark(f"{word}; publish again for a later one" if values else word)
     if template.changed:
-        print(f"published '{name}' as {template.uid}, version {template.version}")
+        say(f"published '{name}' as {template.uid}, version {template.version}")
     else:
-        print(f"'{name}' is up to date: version {template.version} of {template.uid} is this manifest")
+        say(f"'{name}' is up to date: version {template.version} of {template.uid} is this manifest")
     return 0
 
 
@@ -574,9 +576,9 @@ def lint_command(
     for path in files or sorted(MANIFESTS / relative for relative in manifests(chosen_options(MANIFESTS))):
         problems = lint(path, restricted=restricted)
         for problem in problems:
-            print(f"{path}: {problem}", file=sys.stderr)
+            say(f"{path}: {problem}", sys.stderr)
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        print(f"{path}: {count}" if problems else f"{path}: ok")
+        say(f"{path}: {count}" if problems else f"{path}: ok")
         failed += bool(problems)
     return 1 if failed else 0
 

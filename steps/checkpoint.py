@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +69,7 @@ def bring_checkpoint(path: str, namespace: str, config: StorageConfig, folder: P
     # Kept out of the module: listing the steps, or fetching in a slim pod, needs no torch.
     from trainer.checkpoint import PLACES, find_checkpoint
 
-    local = Path(path).expanduser()
+    local = Path(os.path.expanduser(path))
     if not has_scheme(path) and (local.exists() or not config.bucket):
         if found_here := find_checkpoint(local):
             return found_here

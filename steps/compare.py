@@ -50,7 +50,7 @@ def find_runs(place: str) -> list[RunResult]:
     Raises:
         StepError: there are none that were evaluated.
     """
-    folder = Path(place).expanduser()
+    folder = Path(os.path.expanduser(place))
     if not has_scheme(place) and folder.exists():
         folders = [folder, folder / "output"]
         if not any((each / FILES[0]).is_file() for each in folders):

@@ -1,6 +1,7 @@
 """Fetch a dump from object storage, a folder, a zip archive or a CVAT server."""
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -140,7 +141,7 @@ def fetch_dump(
     config = StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)
 
     source = locate(annotation_path, namespace, config)
-    if isinstance(source, LocalFolder) and source.path.resolve() == dataset_dir.resolve():
+    if isinstance(source, LocalFolder) and _real(source.path) == _real(dataset_dir):
         log.info("the dump is already in %s", dataset_dir)
         return dataset_dir
     if series:
@@ -172,6 +173,11 @@ def fetch_dump(
         time.monotonic() - started, fetched.kept,
     )  # fmt: skip
     return dataset_dir
+
+
+def _real(path: Path) -> Path:
+    """Give a path without links; of links in a circle, as far as they lead, where pathlib raises."""
+    return Path(os.path.realpath(path))
 
 
 def _changed(source: Source, version: str, series: str, config: StorageConfig, dataset_dir: Path) -> bool:
@@ -254,7 +260,7 @@ def _download(storage: Storage, wanted: Sequence[tuple[RemoteObject, Path]], dat
 
 def _copy(folder: Path, dataset_dir: Path) -> Fetched:
     """Copy a folder on this machine, without what an earlier fetch noted in it."""
-    if dataset_dir.resolve().is_relative_to(folder.resolve()):
+    if _real(dataset_dir).is_relative_to(_real(folder)):
         raise StepError(f"--dataset-dir {dataset_dir} lies inside the dump {folder}: give a folder outside it")
     files = files_of(folder)
     wanted = [(path, dataset_dir / safe_target(str(name), f"'{name}' in {folder}")) for name, path in files.items()]

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from steps.common.console import Screen, say
 from steps.common.errors import StepError
+from steps.common.files import parse_yaml
 from steps.options import MODELS, Model
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
@@ -36,9 +35,9 @@ def parse_hyperparameters(text: str) -> dict[str, Any]:
         StepError: it is not YAML with names and values.
     """
     try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StepError(f"--hyperparameters is not readable YAML: {' '.join(str(error).split())}") from None
+        settings = parse_yaml(text)
+    except ValueError as error:
+        raise StepError(f"--hyperparameters is not readable YAML ({error})") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):
@@ -93,14 +92,14 @@ def show_hyperparameters(
 ) -> None:
     """Print the hyperparameters of a model, or the page about those of all."""
     if markdown:
-        print(page(), end="")
+        say(page().rstrip("\n"))
         return
     if model == AUTO:
         raise StepError(f"--model {AUTO} is any of several models: name one of {', '.join(MODELS)}")
     table = Table(*COLUMNS, title=model)
     for each in hyperparameters(model):
-        table.add_row(*map(escape, _cells(each)))
-    Console().print(table)
+        table.add_row(*_cells(each))
+    Screen().print(table)
 
 
 def page() -> str:

@@ -47,9 +47,22 @@ def _or_auto(text: str) -> Any:
     return typer.Option(parser=_number_or_auto, metavar="N|auto", show_default="auto", help=text)
 
 
-DatasetDir = Annotated[Path, typer.Option(help="Folder of the dataset: the dump, then the prepared annotations.")]
+def _folder(value: str) -> Path:
+    # Python takes it for the current folder; mostly it is a variable of a shell that is not set.
+    if not value.strip():
+        raise ValueError("it is empty: give a folder")
+    return Path(value)
+
+
+_FOLDER: Any = {"parser": _folder, "metavar": "PATH"}
+
+DatasetDir = Annotated[
+    Path,
+    typer.Option(**_FOLDER, help="Folder of the dataset: the dump, then the prepared annotations."),
+]
 OutputDir = Annotated[
-    Path, typer.Option(help="Folder of the run's results: checkpoints, logs, metrics and the report.")
+    Path,
+    typer.Option(**_FOLDER, help="Folder of the run's results: checkpoints, logs, metrics and the report."),
 ]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="Seed of the split, the initial weights and the order.")

@@ -152,3 +152,26 @@ def test_importing_brings_no_more_than_it_needs(module: str, absent: list[str]) 
     code = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+PRINTS = re.compile(r"print|Console|(sys\.std(out|err)|typer|traceback|rich)\..*(echo|print|write).*")
+"""Calls that put something on a terminal."""
+MAY_PRINT = {
+    "steps/common/console.py",  # The door.
+    "steps/common/stopping.py",  # Words of ours; imports next to nothing.
+    "steps/common/progress.py",  # Bars, with titles of ours.
+    "trainer/training/progress.py",  # A bar; the trainer logs the rest.
+}
+
+
+def test_one_door_leads_to_the_terminal() -> None:
+    found = {
+        (path.relative_to(PROJECT).as_posix(), ast.unparse(node.func))
+        for package in PACKAGES
+        for path in (PROJECT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and PRINTS.fullmatch(ast.unparse(node.func))
+    }
+    assert {file for file, _ in found} >= MAY_PRINT
+    # What a program reads is passed on as it is.
+    assert {each for each in found if each[0] not in MAY_PRINT} == {("pipelines/cli.py", "sys.stdout.write")}

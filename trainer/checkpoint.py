@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,7 +115,7 @@ def read(path: str | Path, remedy: str = "delete it or name another one") -> dic
     try:
         _check_sums(path)
         # The authors' training script stores its command line, a harmless bag of strings and numbers.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), _quiet():
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # A file that somebody made or a disk damaged can bring a reader to anything.
@@ -136,11 +137,20 @@ def using(path: str | Path, remedy: str = "delete it or name another one") -> It
         TrainerError: anything did.
     """
     try:
-        yield
+        with _quiet():
+            yield
     except TrainerError:
         raise
     except Exception as error:
         raise TrainerError(f"checkpoint {path} does not fit together ({_first_line(error)}); {remedy}") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Let torch keep to itself what it thinks of an odd file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _first_line(error: Exception) -> str:
@@ -255,7 +265,8 @@ def read_last(output_dir: Path) -> dict[str, Any] | None:
 
 def find_checkpoint(path: str | Path) -> Path | None:
     """The file behind a path to a checkpoint, or to the folder of a run that wrote one; None where neither is."""
-    path = Path(path).expanduser()
+    # Unlike pathlib's, this one lets a name pass that belongs to nobody: there is no such file.
+    path = Path(os.path.expanduser(path))
     return next((path / place for place in PLACES if (path / place).is_file()), None)
 
 

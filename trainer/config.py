@@ -50,7 +50,7 @@ class TrainConfig(BaseModel):
             a one-line `TrainerError`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     dataset_dir: Path = Field(description="Folder with annotations/instances_train.json and instances_val.json")
     output_dir: Path = Field(description="Folder for checkpoints/, log.jsonl, train.json and tensorboard/")
@@ -115,9 +115,9 @@ class TrainConfig(BaseModel):
 
     @field_validator("workers", mode="after")
     @classmethod
-    def _workers_not_negative(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 0:
-            raise ValueError("it must be auto, 0 or more")
+    def _workers_within_bounds(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 0 <= value <= 1024:
+            raise ValueError("it must be auto, or from 0 to 1024")
         return value
 
     @field_validator("pretrained", mode="before")

@@ -35,7 +35,7 @@ def only_writer(folder: Path, step: str, file: str) -> Iterator[None]:
 
     Raises:
         BusyError: another process holds it; the message names step, process, host and time.
-        TrainerError: the folder is a file.
+        TrainerError: the folder is a file, or cannot be made.
     """
     import fcntl  # Not on Windows, where the command line says so.
 
@@ -44,6 +44,8 @@ def only_writer(folder: Path, step: str, file: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise TrainerError(f"{folder} is not a folder; give another one") from None
+    except OSError as error:
+        raise TrainerError(f"{folder} cannot be made ({error.strerror}); give another folder") from None
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import requests
-import yaml
 
 from pipelines.errors import PipelineError
 from pipelines.manifest.pod_rules import LABEL_LENGTH, is_dns_label
 from pipelines.workflow.contract import LABELS
+from steps.common.files import parse_yaml
 
 SECONDS_TO_ANSWER = 60
 PAGE_SIZE = 100
@@ -108,8 +108,8 @@ def template_uid(name: str) -> str:
 
 def _same(one: str, other: str) -> bool:
     try:
-        return bool(yaml.safe_load(one) == yaml.safe_load(other))
-    except yaml.YAMLError:
+        return bool(parse_yaml(one) == parse_yaml(other))
+    except ValueError:
         return False
 
 

@@ -10,6 +10,7 @@ from pipelines.cluster.submit import until_answered
 from pipelines.cluster.watch import COLOURS, own_lines
 from pipelines.errors import PipelineError
 from pipelines.workflow.contract import LABELS, SWEEP_LABEL
+from steps.common.console import say
 
 
 def print_logs(cluster: Cluster, name: str, step: str) -> None:
@@ -25,11 +26,11 @@ def print_logs(cluster: Cluster, name: str, step: str) -> None:
         raise PipelineError(f"workflow '{name}' has run no step '{step}': there are {there}")
     for each in chosen:
         if not step:
-            print(f"==> {each.name} <==")
+            say(f"==> {each.name} <==")
         if each.node:
             node = each.node
             for line in own_lines(until_answered(lambda node=node: cluster.log(name, node, None))):
-                print(line)
+                say(line)
 
 
 def print_list(cluster: Cluster, sweep: str, console: Console) -> None:

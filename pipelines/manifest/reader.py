@@ -9,16 +9,17 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from pipelines.errors import PipelineError
 from pipelines.workflow.compile import manifests
 from pipelines.workflow.contract import MANIFESTS, STEPS_COMMAND
 from pipelines.workflow.options import Options
 from steps.cli import parse
 from steps.common.errors import StepError
+from steps.common.files import parse_yaml
 from steps.hyperparameters import check_settings
 
+LARGEST = 10_000_000
+"""Characters of a manifest, of which etcd takes a seventh: who reads a device reads without end."""
 TASK_KEYS = {"name", "template", "dependencies", "when"}
 """Keys of a task that can be run here: anything else changes what Argo would do."""
 
@@ -55,6 +56,11 @@ class Manifest:
             spec = spec.get("workflowSpec", spec)  # Of a CronWorkflow.
         if not isinstance(spec, dict) or not {"entrypoint", "templates"} <= spec.keys():
             raise PipelineError(f"{path} is not a workflow: it has no 'entrypoint' or no 'templates'")
+        arguments = spec.get("arguments", {})
+        parameters = arguments.get("parameters", []) if isinstance(arguments, dict) else None
+        for name, listed in (("templates", spec["templates"]), ("parameters", parameters)):
+            if not isinstance(listed, list) or not all(isinstance(each, dict) and "name" in each for each in listed):
+                raise PipelineError(f"{path} is not a workflow: its '{name}' are no list of what has names")
         return cls(path, document.get("metadata") or {}, spec)
 
     @property
@@ -146,9 +152,9 @@ def read_yaml(path: Path) -> Any:
         PipelineError: the file is not there or not YAML.
     """
     try:
-        return yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+        return parse_yaml(read_text(path))
+    except ValueError as error:
+        raise PipelineError(f"{path} is not readable YAML: {error}") from None
 
 
 def read_text(path: Path) -> str:
@@ -162,9 +168,13 @@ def read_text(path: Path) -> str:
         if path.relative_to(MANIFESTS) in compiled:
             return compiled[path.relative_to(MANIFESTS)]
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
     except OSError as error:
         raise PipelineError(f"{path} cannot be read ({error.strerror}): run `make compile`") from None
+    if len(text) > LARGEST:
+        raise PipelineError(f"{path} is larger than any manifest: run `make compile`")
+    return text
 
 
 def substitute(text: str, values: Mapping[str, str], *, strict: bool = True) -> str:

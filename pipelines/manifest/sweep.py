@@ -21,6 +21,7 @@ from pipelines.manifest.reader import Manifest
 from pipelines.workflow.contract import DATA, OUTPUT, STEPS_COMMAND, VOLUMES
 from pipelines.workflow.parameters import HYPERPARAMETERS
 from steps.common.errors import StepError
+from steps.common.files import parse_yaml
 from steps.hyperparameters import parse_hyperparameters
 
 
@@ -86,7 +87,7 @@ def read_sweep(manifest: Manifest, given: Mapping[str, str], required: Mapping[s
     combinations = []
     for number, values in enumerate(itertools.product(*choices.values()), start=1):
         chosen = dict(zip(choices, values, strict=True))
-        extra = {name: yaml.safe_load(value) for name, value in chosen.items() if name not in known}
+        extra = {name: _setting(name, value) for name, value in chosen.items() if name not in known}
         overrides = {**{name: value for name, value in chosen.items() if name in known}, **required}
         if extra:
             overrides[HYPERPARAMETERS.name] = yaml.safe_dump({**base, **extra}, sort_keys=False)
@@ -181,3 +182,10 @@ def _parameters_of(manifest: Manifest) -> set[str]:
     text = json.dumps([task.template for task in manifest.tasks()])
     declared = {each["name"] for each in manifest.spec.get("arguments", {}).get("parameters", [])}
     return {name for name in declared if f"{{{{workflow.parameters.{name}}}}}" in text}
+
+
+def _setting(name: str, value: str) -> Any:
+    try:
+        return parse_yaml(value)
+    except ValueError as error:
+        raise PipelineError(f"--param {name}={value} is not readable YAML: {error}") from None

@@ -17,6 +17,7 @@ from pipelines.errors import PipelineError
 from pipelines.workflow import parameters as p
 from pipelines.workflow import values as v
 from pipelines.workflow.contract import BOXES
+from steps.common.files import parse_yaml
 from steps.storage.config import BUCKET_VARIABLE
 
 SETTINGS_FILE = "compile.yaml"
@@ -274,9 +275,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PipelineError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+        settings = parse_yaml(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{path} is not readable YAML: {error}") from None
     if not isinstance(settings, dict):
         raise PipelineError(f"{path} must be a mapping, one 'setting: value' a line")
     return {str(name).replace("-", "_"): value for name, value in settings.items()}

@@ -1,15 +1,24 @@
 """Command lines: how they look, and how they end. User errors are one line, defects keep their traceback."""
 
+import codecs
 import contextlib
 import errno
+import io
 import logging
 import os
 import sys
+import threading
+import traceback
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, TextIO
 
 import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
 from steps.common.errors import EXIT_USER_ERROR
 from steps.common.messages import presentable
@@ -60,9 +69,9 @@ def create_app(name: str | None, text: str, epilog: str | None = None) -> typer.
 def _print_version(wanted: bool) -> None:
     if wanted:
         try:
-            print(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
+            say(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
         except PackageNotFoundError:
-            print(f"{DISTRIBUTION}, not installed: run from its source")
+            say(f"{DISTRIBUTION}, not installed: run from its source")
         raise typer.Exit
 
 
@@ -78,6 +87,9 @@ def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
     """
     if os.name != "posix":
         return fail(f"{DISTRIBUTION} needs Linux or macOS: on Windows, run it in WSL")
+    if codecs.lookup(sys.getfilesystemencoding()).name != "utf-8":
+        return fail(f"this locale writes file names as {sys.getfilesystemencoding()}, not UTF-8: set PYTHONUTF8=1")
+    _guard_the_streams()
     try:
         # Typer would print the help as an error.
         asked = sys.argv[1:] or (["--help"] if app.info.no_args_is_help is True else [])
@@ -94,10 +106,50 @@ def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
         name = error.filename2 or error.filename or "a file"
         return fail(f"{name} cannot be opened or written ({error.strerror}){remedy}")
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
+        say("interrupted", sys.stderr)
         return 130
+    finally:
+        # Typer has put its own there.
+        sys.excepthook = _show_defect
     # A command returns its result; a number is typer's own, of --help and typer.Exit.
     return status if type(status) is int else 0
+
+
+def _guard_the_streams() -> None:
+    """Let nothing past `presentable` that Python itself prints, and no sign end a program that a stream cannot show."""
+    threading.excepthook = lambda found: _show_defect(found.exc_type, found.exc_value, found.exc_traceback)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _show_defect(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip(), sys.stderr)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a text as `presentable` has it, on standard output unless told otherwise."""
+    print(presentable(text), file=stream or sys.stdout)
+
+
+class Screen(Console):
+    """A terminal for text in colours and tables, each text as `presentable` has it.
+
+    Messages of pods and names of files are shown as they are, whatever brackets and colons they hold.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        # All that is shown comes by here, cells of tables too, and before lines are broken.
+        if isinstance(renderable, str):
+            renderable = presentable(renderable)
+        elif isinstance(renderable, Text) and presentable(renderable.plain) != renderable.plain:
+            dirty, renderable = renderable, renderable.blank_copy()
+            for part in dirty.render(self):
+                renderable.append(presentable(part.text), part.style)
+        return super().render(renderable, options)
 
 
 class OneDoor(logging.Formatter):
@@ -120,7 +172,7 @@ def log_to(stream: TextIO) -> None:
 
 def fail(message: str, status: int = EXIT_USER_ERROR) -> int:
     """Print a user error; give the exit status for it."""
-    print(presentable(f"error: {' '.join(message.splitlines())}"), file=sys.stderr)
+    say(f"error: {' '.join(message.splitlines())}", sys.stderr)
     _tell_cluster(message)
     return status
 
@@ -132,7 +184,7 @@ def _tell_cluster(message: str) -> None:
     """
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         with contextlib.suppress(OSError):
-            TERMINATION_LOG.write_bytes(message.encode()[:4096])
+            TERMINATION_LOG.write_bytes(presentable(message).encode()[:4096])
 
 
 def usage_error(error: typer.TyperException) -> str:

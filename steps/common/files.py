@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import yaml
 
 from steps.common.errors import StepError
 
@@ -60,6 +61,22 @@ def read_json(path: Path, made_by: str) -> Any:
         ) from None
     except (ValueError, RecursionError) as error:  # Not text, a number of thousands of digits, nested too deeply.
         raise StepError(f"{path} is not readable JSON ({error}): remove it and run {made_by} again") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML that a person wrote.
+
+    Raises:
+        ValueError: it is none, or a value is not what it seems, such as a date; with one line.
+    """
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    # On a date that is none, an empty number and the like, the library raises whatever Python does.
+    except Exception as error:
+        what = "" if isinstance(error, yaml.YAMLError) else "a value is not what it seems: "
+        raise ValueError(what + " ".join(str(error).split())) from None
 
 
 def parse_json(content: bytes) -> Any:

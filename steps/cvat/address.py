@@ -12,9 +12,9 @@ SERVER_EXAMPLE = "https://cvat.example.com or https://cvat.example.com/projects/
 _SERVER = re.compile(r"https?://[^/?#@\s]+/?", re.IGNORECASE)
 _PLACE = re.compile(
     r"(?P<host>https?://[^/?#@\s]+)/(?:api/)?"
-    r"(?:tasks/(?P<task>\d+)(?:/jobs/(?P<of_task>\d+))?|projects/(?P<project>\d+)|jobs/(?P<job>\d+))"
+    r"(?:tasks/(?P<task>\d{1,18})(?:/jobs/(?P<of_task>\d{1,18}))?|projects/(?P<project>\d{1,18})|jobs/(?P<job>\d{1,18}))"
     r"/?(?:[?#].*)?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 
 
@@ -47,7 +47,7 @@ def parse(text: str) -> list[Place]:
     places: list[Place] = []
     items = [item for item in map(str.strip, text.split(",")) if item]
     for item in items:
-        if places and item.isascii() and item.isdigit():
+        if places and re.fullmatch(r"[0-9]{1,18}", item):
             places.append(Place(places[-1].host, places[-1].kind, int(item), places[-1].task))
         elif found := _PLACE.fullmatch(item):
             job = found["of_task"] or found["job"]

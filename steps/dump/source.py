@@ -113,7 +113,7 @@ def _local_path(path: str, config: StorageConfig) -> Path | None:
     """Give the folder or file on this machine that `path` names, None when it means object storage."""
     if has_scheme(path):
         return None
-    local = Path(path).expanduser()
+    local = Path(os.path.expanduser(path))
     explicit = path.startswith(("/", ".", "~"))
     if config.bucket and not explicit:
         return None
@@ -127,7 +127,8 @@ def _local_path(path: str, config: StorageConfig) -> Path | None:
 def _local_source(path: Path) -> LocalFolder | LocalArchive:
     if path.is_dir():
         return LocalFolder(path)
-    if zipfile.is_zipfile(path):
+    # A pipe would be waited for, a device read without end.
+    if path.is_file() and zipfile.is_zipfile(path):
         return LocalArchive(path)
     raise StepError(f"{path} is neither a folder nor a zip archive: give the dump as CVAT exported it")
 

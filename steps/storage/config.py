@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from steps.common.errors import StepError
+from steps.common.files import parse_yaml
 from steps.common.messages import printable
 from steps.storage.errors import one_line
 
@@ -76,8 +75,8 @@ def _read_onepanel(config_dir: Path) -> StorageConfig:
     if not path.is_file():
         return StorageConfig()
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        document = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise StepError(f"{path} is not readable YAML: {one_line(error)}") from None
     section = document.get("s3") if isinstance(document, dict) else None
     if not isinstance(section, dict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import random
 import re
 import resource
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 
+from tests.faults.matrix import chance
 from trainer import checkpoint
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -57,7 +57,8 @@ class Done:
         return f"status {self.status}: {self.line[:70] or self.text[-2000:]}"
 
 
-def _main(arguments: list[str], log: str, largest: int | None) -> None:
+def _main(arguments: list[str], log: str, environment: dict[str, str], largest: int | None) -> None:
+    os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -74,12 +75,13 @@ def _main(arguments: list[str], log: str, largest: int | None) -> None:
 class Step:
     """One step with its arguments, which runs as often as it is told to."""
 
-    def __init__(self, log: Path, *arguments: object) -> None:
+    def __init__(self, log: Path, *arguments: object, environment: dict[str, str] | None = None) -> None:
         self._log, self._arguments = log, [str(argument) for argument in arguments]
+        self._environment = environment or {}
 
     def start(self, largest: int | None = None) -> Any:
         """Start it; no file may grow beyond `largest` bytes."""
-        process = CONTEXT.Process(target=_main, args=(self._arguments, str(self._log), largest))
+        process = CONTEXT.Process(target=_main, args=(self._arguments, str(self._log), self._environment, largest))
         process.start()
         return process
 
@@ -109,10 +111,10 @@ def length(step: Step) -> float:
     return time.monotonic() - began
 
 
-def moments(count: int, seconds: float, seed: int) -> list[float]:
+def moments(count: int, seconds: float, what: str) -> list[float]:
     """Moments in the course of some seconds that nobody chose."""
-    chance = random.Random(seed)
-    return [chance.uniform(0.02, 0.98) * seconds for _ in range(count)]
+    numbers = chance(what)
+    return [numbers.uniform(0.02, 0.98) * seconds for _ in range(count)]
 
 
 def flip(path: Path, place: float) -> None:

@@ -35,6 +35,8 @@ class Proxy(ThreadingHTTPServer):
     def __init__(self, upstream: str, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.scheme = "https" if tls else "http"
+        # So that who sends notices when nobody reads.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         if tls:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.upstream = urlsplit(upstream)
@@ -64,6 +66,16 @@ def proxy(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
             thread.join()
 
 
+def _pieces(size: int, fault: str) -> Iterator[int]:
+    """Sizes of what is moved at once; slowly: for longer than a stall is borne, and never still for so long."""
+    if fault != "slow":
+        yield size
+        return
+    for start in range(0, size, size // 6 + 1):
+        yield min(size // 6 + 1, size - start)
+        time.sleep(0.5)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Proxy
@@ -71,9 +83,14 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments: object) -> None: ...
 
     def _forward(self) -> None:
-        body = bytearray(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
         self.server.requests.append((self.command, self.path))
         fault = self.server.fault(self.command, self.path)
+        body, size = bytearray(), int(self.headers.get("Content-Length") or 0)
+        for piece in _pieces(size, fault):
+            body += self.rfile.read(piece)
+        if len(body) < size:  # Whoever was sending it is dead.
+            self.close_connection = True
+            return
         if fault == "silent":
             self.connection.settimeout(15)
             try:
@@ -122,11 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "cut":
             self.wfile.write(content[: len(content) // 2])
             self.close_connection = True
-        elif fault == "slow":  # For longer than a stall is borne, and never still for so long.
-            for start in range(0, len(content), len(content) // 6 + 1):
-                self.wfile.write(content[start : start + len(content) // 6 + 1])
-                time.sleep(0.5)
-        else:
-            self.wfile.write(content)
+            return
+        for piece in _pieces(len(content), fault):
+            self.wfile.write(content[:piece])
+            content = content[piece:]
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward  # noqa: N815 - names of the library's

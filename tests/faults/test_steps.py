@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipelines.local.s3_server import S3Server
 from steps.dump.target import LOCK
 from tests.conftest import write_coco_dump
 from tests.faults.lab import (
@@ -27,8 +29,13 @@ from tests.faults.lab import (
     trained,
 )
 from tests.faults.matrix import Record
+from tests.faults.proxy import Fault, no_fault, proxy
+from tests.faults.test_transfer import for_seconds, on
 from tests.processes import held
+from tests.steps.storage.test_verified import put_in_parts
 from tests.steps.test_families import SETTINGS, model_of
+
+pytestmark = pytest.mark.faults
 
 IMAGES = 12
 EPOCHS = 2
@@ -64,10 +71,10 @@ class Lab:
     def prepare(self, *more: object) -> Step:
         return Step(self.folder / "prepare.log", "prepare", "--dataset-dir", self.data, *more)
 
-    def train(self, *more: object, into: Path | None = None) -> Step:
+    def train(self, *more: object, into: Path | None = None, environment: dict[str, str] | None = None) -> Step:
         given = ["--model", self.model, "--epochs", EPOCHS, "--hyperparameters", self.settings, "--batch-size", 2]
         folders = ["--dataset-dir", self.data, "--output-dir", into or self.run]
-        return Step(self.folder / "train.log", "train", *folders, *given, *more)
+        return Step(self.folder / "train.log", "train", *folders, *given, *more, environment=environment)
 
     def evaluate(self, *more: object, into: Path | None = None) -> Step:
         folders = ["--dataset-dir", self.data, "--output-dir", into or self.run]
@@ -118,7 +125,7 @@ def said(same: bool) -> str:
 @pytest.mark.parametrize("fault", SIGNALS)
 @pytest.mark.parametrize("tries", TRIES)
 def test_prepare_interrupted(lab: Lab, tmp_path: Path, record: Record, fault: str, tries: int) -> None:
-    for number, moment in enumerate(moments(tries, lab.seconds["prepare"], tries)):
+    for number, moment in enumerate(moments(tries, lab.seconds["prepare"], f"prepare {fault} {tries}")):
         copy = lab.copy(tmp_path / str(number))
         done = copy.prepare().interrupted(moment, SIGNALS[fault])
         assert ended(done, fault), done
@@ -128,7 +135,7 @@ def test_prepare_interrupted(lab: Lab, tmp_path: Path, record: Record, fault: st
 
 
 def check_training(lab: Lab, folder: Path, record: Record, fault: str, tries: int) -> None:
-    for number, moment in enumerate(moments(tries, lab.seconds["train"], tries)):
+    for number, moment in enumerate(moments(tries, lab.seconds["train"], f"train {lab.model} {fault} {tries}")):
         step = lab.train(into=folder / str(number))
         done = step.interrupted(moment, SIGNALS[fault])
         assert ended(done, fault), done
@@ -156,7 +163,7 @@ def test_train_of_any_family_interrupted(tmp_path: Path, record: Record, family:
 @pytest.mark.parametrize("fault", SIGNALS)
 @pytest.mark.parametrize("tries", TRIES)
 def test_evaluate_interrupted(copy: Lab, record: Record, fault: str, tries: int) -> None:
-    for moment in moments(tries, copy.seconds["evaluate"], tries):
+    for moment in moments(tries, copy.seconds["evaluate"], f"evaluate {fault} {tries}"):
         done = copy.evaluate().interrupted(moment, SIGNALS[fault])
         assert ended(done, fault), done
         again = copy.evaluate().run()
@@ -197,7 +204,7 @@ def test_disk_that_fills_up_while_training(lab: Lab, tmp_path: Path, record: Rec
             shutil.copytree(folder, tmp_path / f"more space {share}")
         again = lab.train(into=tmp_path / f"more space {share}").run()
         same = again.status == 0 and trained(tmp_path / f"more space {share}") == lab.trained
-        record("train", "full disk (tmpfs)", f"{done}; {said(same)}", same)
+        record("train", "full disk", f"{done}; {said(same)}", same)
 
 
 def refuses(step: Step, record: Record, name: str, fault: str, *words: str) -> Done:
@@ -216,12 +223,12 @@ def test_flipped_bit(copy: Lab, tmp_path: Path, record: Record) -> None:
     best, last = (copy.run / "checkpoints" / f"{name}.pth" for name in ("best", "last"))
     new_run = copy.train(into=tmp_path / "new")
     for path, step, name, fault in [
-        (pictures["train"], new_run, "train", "flipped bit in an image"),
-        (train_file, new_run, "train", "flipped bit in the annotations"),
-        (last, copy.train(), "train", "flipped bit in the checkpoint"),
-        (pictures["val"], copy.evaluate(), "evaluate", "flipped bit in an image"),
-        (val_file, copy.evaluate(), "evaluate", "flipped bit in the annotations"),
-        (best, copy.evaluate(), "evaluate", "flipped bit in the checkpoint"),
+        (pictures["train"], new_run, "train", "one flipped bit, small"),
+        (train_file, new_run, "train", "one flipped bit, small"),
+        (last, copy.train(), "train", "one flipped bit, small"),
+        (pictures["val"], copy.evaluate(), "evaluate", "one flipped bit, small"),
+        (val_file, copy.evaluate(), "evaluate", "one flipped bit, small"),
+        (best, copy.evaluate(), "evaluate", "one flipped bit, small"),
     ]:
         with kept(path):
             flip(path, 0.5)
@@ -236,15 +243,15 @@ def test_flipped_bit(copy: Lab, tmp_path: Path, record: Record) -> None:
         content[place] ^= 1
         damaged.write_bytes(content)
         same = copy.prepare().run().status == 0 and prepared(copy.data) == copy.prepared
-        record("prepare", "flipped bit in what it wrote", said(same), same)
+        record("prepare", "one flipped bit, small", said(same), same)
 
 
 def test_vanished(copy: Lab, tmp_path: Path, record: Record) -> None:
     train_file, val_file = (copy.data / "annotations" / f"instances_{split}.json" for split in ("train", "val"))
     new_run = copy.train(into=tmp_path / "new")
     for path, step, name, fault in [
-        (copy.data / "annotations" / "instances_default.json", copy.prepare(), "prepare", "vanished annotations"),
-        (copy.data / "images" / "0003.png", copy.prepare(), "prepare", "vanished image"),
+        (copy.data / "annotations" / "instances_default.json", copy.prepare(), "prepare", "vanished"),
+        (copy.data / "images" / "0003.png", copy.prepare(), "prepare", "vanished"),
     ]:
         with gone(path):
             refuses(step, record, name, fault)
@@ -253,11 +260,11 @@ def test_vanished(copy: Lab, tmp_path: Path, record: Record) -> None:
     val_picture = Path(json.loads(val_file.read_text())["images"][0]["file_name"])
     train_picture = Path(json.loads(train_file.read_text())["images"][0]["file_name"])
     for path, step, name, fault in [
-        (train_file, new_run, "train", "vanished annotations"),
-        (train_picture, new_run, "train", "vanished image"),
-        (val_file, copy.evaluate(), "evaluate", "vanished annotations"),
-        (val_picture, copy.evaluate(), "evaluate", "vanished image"),
-        (copy.run / "checkpoints" / "best.pth", copy.evaluate(), "evaluate", "vanished checkpoint"),
+        (train_file, new_run, "train", "vanished"),
+        (train_picture, new_run, "train", "vanished"),
+        (val_file, copy.evaluate(), "evaluate", "vanished"),
+        (val_picture, copy.evaluate(), "evaluate", "vanished"),
+        (copy.run / "checkpoints" / "best.pth", copy.evaluate(), "evaluate", "vanished"),
     ]:
         with gone(path):
             refuses(step, record, name, fault, path.name)
@@ -269,21 +276,86 @@ def test_changed(copy: Lab, tmp_path: Path, record: Record) -> None:
     other = prepared(copy.data)
     record("prepare", "changed settings", "the split that was asked for", done.status == 0 and other != copy.prepared)
     before = trained(copy.run)
-    refuses(copy.train(), record, "train", "changed data", "was trained on dataset")
-    refuses(copy.evaluate(), record, "evaluate", "changed data", "was trained with dataset")
+    refuses(copy.train(), record, "train", "changed", "was trained on dataset")
+    refuses(copy.evaluate(), record, "evaluate", "changed", "was trained with dataset")
     assert copy.prepare().run().status == 0
     half = tmp_path / "half"
     copy.train(into=half).interrupted(0.7 * copy.seconds["train"], signal.SIGTERM)
     for run in (copy.run, half):
-        kind = "finished" if run == copy.run else "half-done"
         for more, words in [
             (("--seed", "1"), "seed 0, not 1"),
             (("--batch-size", "3"), "batch_size 2, not 3"),
             (("--model", "fasterrcnn_lite0", "--hyperparameters", "{}"), "model detr_tiny, not fasterrcnn_lite0"),
         ]:
             if (run / "checkpoints" / "last.pth").exists():
-                refuses(copy.train(*more, into=run), record, "train", f"changed settings, {kind}", words)
+                refuses(copy.train(*more, into=run), record, "train", "changed settings", words)
     assert trained(copy.run) == before
+
+
+def test_changed_dump(copy: Lab, tmp_path: Path, record: Record) -> None:
+    def change(folder: Path) -> None:
+        path = folder / "annotations" / "instances_default.json"
+        document = json.loads(path.read_text())
+        document["annotations"] = document["annotations"][1:]
+        path.write_text(json.dumps(document))
+
+    change(copy.data)
+    done = copy.prepare().run()
+    write_coco_dump(tmp_path / "other" / "data", images=IMAGES)
+    change(tmp_path / "other" / "data")
+    other = Lab(tmp_path / "other", copy.model, copy.settings, {}, {}, {}, {})
+    assert other.prepare().run().status == 0
+    same = done.status == 0 and prepared(copy.data) == prepared(other.data) != copy.prepared
+    record("prepare", "changed", "as if the earlier dump had never been", same)
+
+
+def test_another_checkpoint_evaluated(copy: Lab, record: Record) -> None:
+    done = copy.evaluate("--checkpoint", copy.run / "checkpoints" / "last.pth").run()
+    asked = json.loads((copy.run / "metrics.json").read_text())["checkpoint"]
+    same = copy.evaluate().run().status == 0 and evaluated(copy.run) == copy.evaluated
+    outcome = f"{asked}, which was asked for; then {said(same).removesuffix(' after a retry')}"
+    record("evaluate", "changed settings", outcome, (done.status, asked) == (0, "last.pth") and same)
+
+
+ON_THE_WAY: dict[str, Callable[[], Fault]] = {
+    "one flipped bit, multipart": lambda: on("GET", "start", "flip"),
+    "reset": lambda: on("GET", "start", "reset", 3),
+    "cut": lambda: on("GET", "start", "cut", 3),
+    "silent": lambda: on("GET", "start", "silent", 3),
+    "slow": lambda: on("GET", "start", "slow", 1000),
+    "expired credentials": lambda: on("GET", "start", "ExpiredToken", 1000),
+    "503 for 5 s": lambda: for_seconds(5, "ServiceUnavailable"),
+    "503 for 40 s": lambda: for_seconds(40, "ServiceUnavailable"),
+}
+"""What becomes of a checkpoint on its way to the training."""
+
+
+@pytest.mark.parametrize("faults", [[*ON_THE_WAY][:1], pytest.param([*ON_THE_WAY][1:], marks=pytest.mark.slow)])
+def test_train_from_a_bucket(
+    copy: Lab, tmp_path: Path, record: Record, s3: S3Server, s3_client: Any, bucket: str, faults: list[str]
+) -> None:
+    put_in_parts(s3_client, bucket, "start/best.pth", (copy.run / "checkpoints" / "best.pth").read_bytes())
+    with proxy(s3.endpoint) as between:
+        settings = {"S3_BUCKET": bucket, "AWS_ENDPOINT_URL_S3": between.endpoint, "AWS_EC2_METADATA_DISABLED": "true"}
+        patience = {"STORAGE_RETRY_SECONDS": "120", "STORAGE_STALL_SECONDS": "1"}
+        environment = {**s3.environment, **settings, **patience}
+
+        def step(into: str) -> Step:
+            return copy.train("--checkpoint", "start", into=tmp_path / into, environment=environment)
+
+        def learned(into: str) -> dict[str, Any]:
+            # The digest of the settings holds the place of the checkpoint, which lies in the run's own folder.
+            return {name: value for name, value in trained(tmp_path / into).items() if not name.endswith(" settings")}
+
+        assert step("undisturbed").run().status == 0
+        wanted = learned("undisturbed")
+        for fault in faults:
+            between.fault = ON_THE_WAY[fault]()
+            done = step(fault).run()
+            between.fault = no_fault
+            same = step(fault).run().status == 0 and learned(fault) == wanted
+            ok = same and (done.refused if fault == "expired credentials" else done.status == 0)
+            record("train", fault, f"{done}; {said(same)}" if done.status else said(same), ok)
 
 
 def test_two_at_once(copy: Lab, tmp_path: Path, record: Record) -> None:

@@ -34,3 +34,5 @@ def assert_one_line(done: subprocess.CompletedProcess[str]) -> None:
     """It ended well, or with one line that is no traceback."""
     assert done.returncode in (0, 2), f"{done.returncode}: {done.stderr[-2000:]}"
     assert len(done.stderr.splitlines()) == (1 if done.returncode else 0), done.stderr[-2000:]
+    # On a larger machine it would have taken more.
+    assert "memory" not in done.stderr.lower()

@@ -1,4 +1,4 @@
-"""Hostile variations of dumps, archives and checkpoints, and a process that what is made of them may not harm."""
+"""Hostile variations of dumps, zips, images and checkpoints, and a process that what is made of them may not harm."""
 
 from __future__ import annotations
 
@@ -206,6 +206,30 @@ def _load(path: str, outside: str) -> tuple[int | str, str, list[str]]:
     return 0, "", []
 
 
+def _look(path: str) -> tuple[int | str, str, list[str]]:
+    from steps.common.errors import StepError
+    from steps.formats.mask_image import colours
+    from steps.preparation.image_headers import read_header
+    from trainer.data.images import read_image, read_size, read_thumbnail
+    from trainer.errors import TrainerError
+
+    reads: list[Callable[[Path], object]] = [
+        read_image, read_size, lambda file: read_thumbnail(file, 8), lambda file: [*colours(file)],
+    ]  # fmt: skip
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        read_header(path)
+        for read in reads:
+            try:
+                read(Path(path))
+            except (StepError, TrainerError) as error:
+                if len(str(error).splitlines()) != 1:
+                    return traceback.format_exc(), "", []
+            except BaseException:
+                return traceback.format_exc(), "", []
+    return 0, "", []
+
+
 _touched: list[str] = []
 
 
@@ -259,6 +283,10 @@ class Victim:
     def load(self, path: Path) -> None:
         """Open a checkpoint; the same holds."""
         self._expect(self.suffer(_load, str(path), ""))
+
+    def look(self, path: Path) -> None:
+        """Read an image in every way in which one is read; the same holds."""
+        self._expect(self.suffer(_look, str(path)))
 
     @staticmethod
     def _expect(answer: tuple[int | str, str, list[str]]) -> None:

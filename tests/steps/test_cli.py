@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from steps.cli import STEPS, parse
+from steps.cli import STEPS, app, parse
 from steps.common import console
 from steps.common.console import fail
+from steps.common.errors import StepError
 from steps.options import MODEL_CHOICES
 from tests.steps.refusals import refused
+from trainer.errors import TrainerError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,6 +98,52 @@ def test_windows_is_one_line() -> None:
 def test_wrong_command_line(arguments: list[str], words: list[str]) -> None:
     line = refusal(*arguments)
     assert all(word in line for word in words)
+
+
+PLACES = ["/dev/zero", "/dev/null", "pipe", "circle", "circle/x", "file/x", "x" * 5000, "~nobody-of-that-name/x"]
+NO_FOLDERS = ["/dev/null", "/proc/x", "pipe", "circle", "circle/x", "file", "file/x", "x" * 300, " ", ""]
+
+
+@pytest.fixture
+def odd(tmp_path: Path, coco_dump: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder holds a dump and what is neither a file nor a folder."""
+    coco_dump(tmp_path / "dump")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+def step(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["steps", *arguments])
+    return console.run_app(app, StepError, TrainerError)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_no_dump(
+    no_aws: None, odd: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    # Of a pipe that somebody writes to, nothing is waited for.
+    pipe = os.open("pipe", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        assert step(monkeypatch, "fetch", f"--annotation-path={place}", "--dataset-dir=data") == 2
+    finally:
+        os.close(pipe)
+    [line] = capsys.readouterr().err.splitlines()
+    assert place in line
+
+
+@pytest.mark.parametrize("place", NO_FOLDERS)
+@pytest.mark.parametrize("name", ["fetch", "prepare"])
+def test_what_can_be_no_folder(
+    no_aws: None, odd: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str, name: str
+) -> None:
+    before = sorted(os.listdir())
+    more = ["--annotation-path=dump"] if name == "fetch" else []
+    assert step(monkeypatch, name, *more, f"--dataset-dir={place}") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert (place if place.strip() else "--dataset-dir") in line
+    assert sorted(os.listdir()) == before
 
 
 def test_refusal_of_each_step(no_aws: None, tmp_path: Path) -> None:

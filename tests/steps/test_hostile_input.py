@@ -1,10 +1,11 @@
-"""Generated hostile input, a case in a process that may hang or fall: dumps in every format, zips and checkpoints.
+"""Generated hostile input, a case in a process that may hang or fall: dumps in every format, zips, images, checkpoints.
 
 A short form runs with the others, a thousand cases of each kind with `make test-slow`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tempfile
 import zipfile
@@ -17,11 +18,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from steps.formats import TAGS, detect
+from tests.steps.formats import test_cvat_layouts as layouts
 from tests.steps.formats.dumps import export, tfrecord_dump
 from tests.steps.formats.real_cvat import DATA
 from tests.steps.mutation import Victim, other_bytes, other_dump, other_value, write_dump
-from tests.trainer.building import build_model
+from trainer.data.image_file import FORMATS
+from trainer.models.registry import family, family_of
 
 EXPORTERS = ("coco", "datumaro", "cvat", "voc", "label_me", "yolo", "mot_seq_gt", "open_images", "kitti")
 SHORT, LONG = 40, 1_000
@@ -65,6 +70,7 @@ def dumps(tmp_path_factory: pytest.TempPathFactory) -> Dumps:
     """Files by name of small dumps that datumaro writes, and of a real server's where they are."""
     folder = tmp_path_factory.mktemp("dumps")
     made = [export(folder / name, name) for name in EXPORTERS] + [tfrecord_dump(folder / "tfrecord")]
+    made += [masks(folder / "masks"), backup(folder / "backup")]
     found = [
         {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
         for root in made
@@ -76,6 +82,33 @@ def dumps(tmp_path_factory: pytest.TempPathFactory) -> Dumps:
                     {member.filename: zipped.read(member) for member in zipped.infolist() if not member.is_dir()}
                 )
     return Dumps(found)
+
+
+def masks(folder: Path) -> Path:
+    """A dump in CVAT's format Segmentation mask."""
+    layouts.paint(folder, "JPEGImages/a.png", "JPEGImages/b.png")
+    labels = {"labelmap.txt": "# label:color_rgb:parts:actions\nbackground:0,0,0::\nbolt:9,8,7::\n"}
+    layouts.write(folder, {**labels, "ImageSets/Segmentation/train.txt": "a\nb\n"})
+    for name in "ab":
+        layouts.mask(folder / f"SegmentationClass/{name}.png", {(2, 3, 11, 12): (9, 8, 7)})
+        layouts.mask(folder / f"SegmentationObject/{name}.png", {(2, 3, 11, 12): (128, 0, 0)})
+    return folder
+
+
+def backup(folder: Path) -> Path:
+    """The backup of a task, with a track."""
+    shape = layouts.TestBackup.shape
+    track = {"label": "bolt", "shapes": [shape("rectangle", 0, 1, 1, 9, 9), shape("rectangle", 1, 2, 2, 9, 9)]}
+    layouts.TestBackup().write(
+        folder, shape("ellipse", 0, 20, 20, 30, 30), shape("polygon", 1, 1, 1, 9, 1, 9, 9), tracks=[track]
+    )
+    return folder
+
+
+def test_every_reader_is_among_them(dumps: Dumps, tmp_path: Path) -> None:
+    for number, files in enumerate(dumps):
+        write_dump(tmp_path / str(number), dict(files), tmp_path / "outside")
+    assert {detect(tmp_path / str(number)).TAG for number in range(len(dumps))} == {*TAGS}
 
 
 def hostile_dump(victim: Victim, dumps: Dumps, random: Random) -> None:
@@ -111,14 +144,53 @@ def hostile_zip(victim: Victim, dumps: Dumps, random: Random) -> None:
         )
 
 
-@pytest.fixture(scope="module")
-def checkpoint() -> Content:
-    model = build_model("detr_tiny", 2)
+def content_of(name: str) -> Content:
+    kind = family_of(name)
+    model = family(kind.name).build({"model": name, "num_classes": 2})
     return Content({
-        "model": model.state_dict(), "family": "detr", "model_name": "detr_tiny", "spec": dict(model.spec),
+        "model": model.state_dict(), "family": kind.name, "model_name": name, "spec": dict(model.spec),
         "class_names": ["bolt", "nut"], "category_ids": [4, 17], "image_size": 64, "max_size": 64,
         "metrics": {"AP": 0.5}, "operating_points": {}, "epoch": 1, "config": {"device": "cpu"},
     })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images() -> Dumps:
+    """A picture in each format and mode that CVAT may write, of one frame and of several."""
+    made: dict[str, bytes] = {}
+    for kind in FORMATS:
+        for mode in ("RGB", "L", "RGBA", "CMYK", "P", "I;16", "1", "F"):
+            for more in (False, True):
+                file, frame = io.BytesIO(), Image.new(mode, (24, 16), 99 if len(mode) < 3 or mode[0] == "I" else None)
+                with contextlib.suppress(OSError, ValueError, KeyError):  # Not every format has every mode.
+                    frame.save(file, kind, **({"save_all": True, "append_images": [frame] * 3} if more else {}))
+                    made[f"{kind} {mode} {more}"] = file.getvalue()
+    assert {name.split()[0] for name in made} == {*FORMATS}
+    return Dumps([made])
+
+
+def hostile_image(victim: Victim, images: Dumps, random: Random) -> None:
+    content = random.choice([*images[0].values()])
+    for _ in range(random.randint(1, 3)):
+        content = other_bytes(random, content)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "image.png"
+        path.write_bytes(content)
+        victim.look(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Content:
+    return content_of("detr_tiny")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(checkpoint: Content) -> tuple[Content, ...]:
+    return checkpoint, content_of("ddq_lite0"), content_of("fasterrcnn_lite0")
+
+
+def hostile_checkpoint_of_any(victim: Victim, checkpoints: tuple[Content, ...], random: Random) -> None:
+    hostile_checkpoint(victim, random.choice(checkpoints), random)
 
 
 def hostile_checkpoint(victim: Victim, checkpoint: Content, random: Random) -> None:
@@ -154,11 +226,19 @@ def test_zips(victim: Victim, dumps: Dumps, random: Random) -> None:
 
 
 @given(random=st.randoms())
+def test_images(victim: Victim, images: Dumps, random: Random) -> None:
+    hostile_image(victim, images, random)
+
+
+@given(random=st.randoms())
 def test_checkpoints(victim: Victim, checkpoint: Content, random: Random) -> None:
     hostile_checkpoint(victim, checkpoint, random)
 
 
 test_many_dumps = pytest.mark.slow(examples(given(random=st.randoms())(hostile_dump), LONG))
 test_many_zips = pytest.mark.slow(examples(given(random=st.randoms())(hostile_zip), LONG))
-test_many_checkpoints = pytest.mark.slow(examples(given(random=st.randoms())(hostile_checkpoint), LONG))
-test_dumps, test_zips, test_checkpoints = (examples(test, SHORT) for test in (test_dumps, test_zips, test_checkpoints))
+test_many_images = pytest.mark.slow(examples(given(random=st.randoms())(hostile_image), LONG))
+test_many_checkpoints = pytest.mark.slow(examples(given(random=st.randoms())(hostile_checkpoint_of_any), LONG))
+test_dumps, test_zips, test_images, test_checkpoints = (
+    examples(test, SHORT) for test in (test_dumps, test_zips, test_images, test_checkpoints)
+)

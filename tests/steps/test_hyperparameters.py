@@ -46,6 +46,8 @@ def test_the_table_of_one_model_names_its_settings(capsys: pytest.CaptureFixture
         ({"hyperparameters": "lr: fast"}, "field 'lr' is 'fast'"),
         ({"hyperparameters": "lr"}, "write one 'name: value' a line"),
         ({"hyperparameters": "lr: ["}, "is not readable YAML"),
+        ({"hyperparameters": "lr: 2020-99-99"}, "is not readable YAML (a value is not what it seems: month must be"),
+        ({"hyperparameters": "[" * 5000}, "is not readable YAML (it is nested too deeply)"),
         ({"hyperparameters": "model: detr_resnet5"}, "did you mean detr_resnet50"),
         ({"hyperparameters": "nms_iou: 0.5"}, "unknown hyperparameter 'nms_iou'"),
         ({"hyperparameters": "dropout: 0.2", "model": "ddq_lite0"}, "unknown hyperparameter 'dropout'"),

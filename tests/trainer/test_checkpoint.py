@@ -150,6 +150,16 @@ def test_fields_that_are_not_what_they_should_be(
     assert "\n" not in str(caught.value)
 
 
+def test_what_torch_thinks_of_a_file_is_not_shown(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    content = sound()
+    weight = content["model"]["class_embed.weight"]
+    content["model"]["class_embed.weight"] = torch.zeros(weight.shape).to_sparse()
+    checkpoint.save(tmp_path / "sparse.pth", content)
+    with contextlib.suppress(TrainerError):
+        load(tmp_path / "sparse.pth", "cpu")
+    assert not recwarn.list
+
+
 def test_packed_records_are_refused(tmp_path: Path):
     checkpoint.save(tmp_path / "plain.pth", sound())
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ def load(path: str | Path, device: str = "auto") -> Detector:
             classes; start a training from them with `pretrained` instead).
     """
     file = checkpoint.find_checkpoint(path)
-    if file is None and Path(path).expanduser().is_dir():
+    if file is None and os.path.isdir(os.path.expanduser(path)):
         raise TrainerError(f"the folder {path} has no checkpoints/best.pth: give that of a run that has been trained")
     return from_content(checkpoint.read(file or path), file or path, pick_device(device))
 

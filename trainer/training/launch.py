@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,8 @@ import torch
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
+
+log = logging.getLogger(__name__)
 
 SECONDS_TO_STOP = 300
 """For the checkpoint after SIGTERM. Kubernetes' own grace period is usually the shorter one."""
@@ -74,7 +76,7 @@ def launch(module: str, arguments: Sequence[str], processes: int) -> int:
 
 
 def _show(logs: Path, local_rank: int) -> None:
-    """Print what a process said that was not shown while it ran."""
+    """Log what a process said that was not shown while it ran."""
     for name in ("stdout.log", "stderr.log"):
         for path in sorted(logs.glob(f"*/attempt_*/{local_rank}/{name}")):
-            print(path.read_text(errors="replace").rstrip(), file=sys.stderr)
+            log.error(path.read_text(errors="replace").rstrip())

@@ -76,12 +76,21 @@ def test_a_dag_that_only_argo_can_run_is_refused(tmp_path: Path, task: dict[str,
         Manifest.load(written(tmp_path, spec)).tasks()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "a: [", "a: 1"])
+SPECS = ["entrypoint: a\ntemplates: 5", "entrypoint: a\ntemplates: [b]", "entrypoint: a\ntemplates: []\narguments: 1"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "a: [", "a: 1", "[" * 5000, "a: 2020-99-99", *SPECS])
 def test_what_is_no_workflow_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "odd.yaml"
     path.write_text(content)
     with pytest.raises(PipelineError, match=r"odd\.yaml"):
         Manifest.load(path)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
+def test_a_device_is_not_read_without_end() -> None:
+    with pytest.raises(PipelineError, match="/dev/zero is larger than any manifest"):
+        Manifest.load(Path("/dev/zero"))
 
 
 def test_a_missing_manifest_says_what_makes_it(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steps.common.files import read_json, replacing, write_json
+from steps.common.files import parse_yaml, read_json, replacing, write_json
 from tests.steps.refusals import refused
 
 
@@ -47,3 +47,16 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     path.mkdir()
     with refused(path, "Is a directory"):
         read_json(path, "a step")
+
+
+ODD_YAML = [
+    "[" * 5000, "a: [", "a: 2020-99-99", "a: !!int ''", "a: !!float ''", "a: !!timestamp x", "a: " + "9" * 5000,
+    "a: \0", "a: !!python/name:os.system", "a: !!binary \u00e9", "[a]: {b}: c",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD_YAML)
+def test_yaml_that_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        parse_yaml(text)
+    assert len(str(caught.value).splitlines()) == 1

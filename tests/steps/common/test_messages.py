@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
-from steps.common.console import OneDoor, fail
+from steps.common import console
+from steps.common.console import OneDoor, Screen, fail, say
 from steps.common.messages import presentable, unmarked
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +68,78 @@ def test_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> 
     assert stream.getvalue() == "class \\x1b]0;evil\\x07\ufffd error: all is well: AP 0.5\n"
     fail("\x1b[2J\u2066x\nerror: y")
     assert capsys.readouterr().err == "error: \\x1b[2J\ufffdx error: y\n"
+
+
+def test_names_cannot_steer_the_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "correct horse battery staple, and a long one that a line cannot hold")
+    hostile = "\x1b]0;evil\x07\u202eb " + os.environ["AWS_SECRET_ACCESS_KEY"]
+    table = Table(hostile, box=None)
+    table.add_row(Text(hostile), Text("nut"))
+    for shown in (table, hostile, Text.assemble("a ", (hostile, "bold"), " c")):
+        Screen().print(shown)
+    say(hostile)
+    said = capsys.readouterr().out
+    assert said.count("***") == said.count("evil") == 5
+    assert not {"\x1b", "\x07", "\u202e"} & set(said)
+    assert "horse" not in said
+    assert "nut" in said
+
+
+DEFECT = """
+import threading, typer
+from steps.common.console import create_app, run_app
+
+app = create_app("x", "y")
+
+@app.command()
+def defect(where: str) -> None:
+    def fall() -> None:
+        raise RuntimeError("\\x1b[2J\\u202ehttps://user:SECRET12SECRET12@minio \\ud800")
+    if where == "thread":
+        thread = threading.Thread(target=fall)
+        thread.start()
+        thread.join()
+    else:
+        fall()
+
+@app.command()
+def other() -> None: ...
+
+raise SystemExit(run_app(app, ValueError))
+"""
+
+
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_the_traceback_of_a_defect_cannot_either(where: str) -> None:
+    command = [sys.executable, "-c", DEFECT, "defect", where]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == (1 if where == "main" else 0)
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("RuntimeError: \\x1b[2J\ufffdhttps://***@minio \\ud800\n")
+
+
+def test_what_kubernetes_shows_cannot_either(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(console, "TERMINATION_LOG", tmp_path / "log")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    fail("https://user:SECRET12SECRET12@minio \x1b[2J \ud800")
+    assert (tmp_path / "log").read_text() == "https://***@minio \\x1b[2J \\ud800"
+
+
+def test_a_locale_that_lacks_signs_shows_them_as_escapes() -> None:
+    code = "from steps.common.console import *; run_app(create_app('x', 'y'), ValueError); say('gr\u00f6\u00dfe')"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, env=environment)
+    assert done.stdout.endswith(b"gr\\xf6\\xdfe\n"), done.stderr
+
+
+def test_a_locale_that_lacks_names_of_files_is_one_line() -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for module in ("steps", "pipelines"):
+        command = [sys.executable, "-m", module, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "error: this locale writes file names as ascii, not UTF-8: set PYTHONUTF8=1\n"
 
 
 def test_marks_of_direction() -> None:

@@ -40,6 +40,9 @@ def test_the_scheme_and_the_path_choose(text: str, places: list[Place]) -> None:
         (f"{HOST}/tasks/42,http://other/tasks/1", "two servers"),
         (f"{HOST}/tasks", "neither a task of a CVAT server nor an address in object storage"),
         ("https://s3.example.com/bucket/dump.zip", "s3://bucket/key"),
+        (f"{HOST}/tasks/{'9' * 5000}", "neither a task"),
+        (f"{HOST}/tasks/\u0664\u0662", "neither a task"),
+        (f"{HOST}/tasks/1,{'9' * 5000}", "is not a task"),
     ],
 )
 def test_what_is_neither_is_refused(text: str, words: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,22 @@ def sexagesimal(root: Path) -> None:
 
 def empty_integer(root: Path) -> None:
     yolo(root, "train: images\nnames: [!!int '', bolt]\n")
+
+
+def merge_bomb(root: Path) -> None:
+    """Mappings that take in those before them, nine times each."""
+    levels = "".join(f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 13))
+    yolo(root, f"train: images\na0: &a0 {{k: x}}\n{levels}names: *a12\n")
+
+
+def segments_of_jpeg(count: int) -> Callable[[Path], None]:
+    def make(root: Path) -> None:
+        yolo(root, "train: images\nnames: [bolt]\n")
+        file = BytesIO()
+        Image.new("RGB", (64, 48)).save(file, "JPEG")
+        (root / IMAGE).write_bytes(file.getvalue()[:2] + b"\xff\xe5\0\2" * count + file.getvalue()[2:])
+
+    return make
 
 
 def classes_of_yaml(root: Path) -> None:
@@ -168,8 +185,12 @@ BOMBS: dict[str, Callable[[Path], None]] = {
     "many jobs": many_jobs,
     "deep names": deep_names,
     "marks of names": marks_of_names,
+    "merges": merge_bomb,
+    # As many as fit into 10 MB, and as an attack had them: the time is in proportion.
+    "segments of a jpeg": segments_of_jpeg(2_499_000),
+    "forty million segments of a jpeg": segments_of_jpeg(40_000_000),
 }
-QUICK = ("aliases", "empty integer", "label map of names", "long attribute", "many tracks")
+QUICK = ("aliases", "empty integer", "label map of names", "long attribute", "many tracks", "segments of a jpeg")
 
 
 @pytest.mark.parametrize(

@@ -109,17 +109,19 @@ def tiff_of_tags(count: int, size: int) -> bytes:
     return head + b"".join(tags) + b"\0" * max(size - 12 * count, 4)
 
 
+# Each as large as the budget of `steps.common.budgets` lets it be, which is 10 MB.
 BOMBS = {
-    "jpeg of empty segments": saved("JPEG")[:2] + b"\xff\xe5\0\2" * 400_000 + saved("JPEG")[2:],
-    "png of empty chunks": png(*[chunk(b"teSt")] * 200_000),
-    "gif of empty comments": saved("GIF")[:13] + b"!\xfe\1x\0" * 200_000 + saved("GIF")[13:],
-    "tiff whose tags share bytes": tiff_of_tags(60_000, 900_000),
-    "png whose exif tags share bytes": png(chunk(b"eXIf", tiff_of_tags(20_000, 300_000))),
+    "jpeg of empty segments": saved("JPEG")[:2] + b"\xff\xe5\0\2" * 2_499_000 + saved("JPEG")[2:],
+    "png of empty chunks": png(*[chunk(b"teSt")] * 833_000),
+    "gif of empty comments": saved("GIF")[:13] + b"!\xfe\1x\0" * 1_999_000 + saved("GIF")[13:],
+    "tiff whose tags share bytes": tiff_of_tags(60_000, 9_990_000),
+    "png whose exif tags share bytes": png(chunk(b"eXIf", tiff_of_tags(20_000, 9_990_000))),
 }
 
 
 @pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS)
 def test_headers_without_end(tmp_path: Path, content: bytes) -> None:
+    assert 9_900_000 < len(content) < 10_000_000
     (tmp_path / "x.png").write_bytes(content)
     for read in (read_image, read_size):
         with pytest.raises(ImageError, match=r"far too many parts|bytes of EXIF"):

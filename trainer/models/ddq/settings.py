@@ -10,7 +10,7 @@ from trainer.models.family import Family, ModelInfo
 class DdqSettings(BaseModel):
     """What may be changed about the network, its matching and its loss."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     dim: int = Field(128, ge=32, multiple_of=32, description="Channels of the pyramid and of the queries")
     num_queries: int = Field(100, ge=1, description="Maximum number of objects that can be found in an image")

@@ -19,7 +19,7 @@ class DetrSettings(BaseModel):
     authors' weights do not fit.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     num_queries: int = Field(100, ge=1, description="Maximum number of objects that can be found in an image")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout probability in the transformer")

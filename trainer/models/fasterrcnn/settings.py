@@ -10,7 +10,7 @@ from trainer.models.family import Family, ModelInfo
 class FasterRCNNSettings(BaseModel):
     """What may be changed about the second stage."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     max_detections: int = Field(100, ge=1, description="Maximum number of objects that can be found in an image")
     score_threshold: float = Field(0.01, ge=0, lt=1, description="Minimum score of a detection")

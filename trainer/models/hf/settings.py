@@ -14,7 +14,7 @@ PREFIX = "hf:"
 class HFSettings(BaseModel):
     """None: what there is to set about these models is in their published configurations."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # The rates are those that D-FINE's and RT-DETR's authors fine-tune with, for 16 images a step. Steps are reckoned from

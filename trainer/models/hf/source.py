@@ -74,7 +74,7 @@ def find_source(name: str, *, silence: float = SILENCE) -> Source:
         TrainerError: there is no such model, the hub cannot be reached or does not answer, or it asks for a token.
     """
     require_library()
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise TrainerError(f"hf:{name}: the folder has no config.json; name one that save_pretrained wrote")
