@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from scipy.stats import spearmanr
 
 from steps.cvat.boxes import plain_boxes
@@ -30,6 +29,7 @@ from steps.report.matching import collect, match
 from steps.report.reading import Thresholds
 from trainer import TrainConfig, evaluate, load, train
 from trainer.data.coco_dataset import annotation_file, read_coco
+from trainer.data.image_file import open_image
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {},
@@ -110,7 +110,7 @@ def compare(dataset: Path, work: Path, seed: int, options: argparse.Namespace) -
     detector = load(checkpoint, options.device)
     found, predictions = [], []
     for image in rest:
-        with Image.open(dataset / image["file_name"]) as picture:
+        with open_image(dataset / image["file_name"]) as picture:
             (seen,) = detector.predict([picture], 0, features=True)
         found.append(assess(seen, detector.thresholds, detector.class_names))
         for label, score, (x0, y0, x1, y1) in plain_boxes(seen):

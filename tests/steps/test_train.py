@@ -154,15 +154,15 @@ class TestCheckpoint:
         assert (summary["model"], summary["config"]["dropout"]) == ("detr_tiny", 0.05)
 
     def test_absent_in_the_bucket(self, bucket: str, dataset_dir: Path, output_dir: Path) -> None:
-        with refused("--checkpoint", f"s3://{bucket}/runs/1", f"s3://{bucket}/team/runs/1"):
+        with refused("checkpoint runs/1", f"s3://{bucket}/runs/1", f"s3://{bucket}/team/runs/1"):
             train(dataset_dir, output_dir, checkpoint="runs/1", namespace="team")
 
     def test_absent_on_this_machine(self, no_aws: None, dataset_dir: Path, output_dir: Path) -> None:
-        with refused("--checkpoint /no/such.pth"):
+        with refused("checkpoint /no/such.pth"):
             train(dataset_dir, output_dir, checkpoint="/no/such.pth")
 
     def test_whole_bucket_is_none(self, bucket: str, dataset_dir: Path, output_dir: Path) -> None:
-        with refused("--checkpoint", f"s3://{bucket}"):
+        with refused("checkpoint s3://", f"s3://{bucket}"):
             train(dataset_dir, output_dir, checkpoint=f"s3://{bucket}/")
 
 

@@ -110,7 +110,7 @@ def test_killed_at_any_moment_each_file_is_the_old_one_or_the_new(
         seconds = length(step)
         contents.append(written(output))
     assert all(contents[0][name] != contents[1][name] for name in FILES - {"image_info.json"})
-    for moment in moments(3, seconds, seed=number):
+    for moment in moments(3, seconds, f"predict {number}"):
         new.interrupted(moment, number)
         assert all(content in (each[name] for each in contents) for name, content in written(output).items())
         assert old.run().status == 0
