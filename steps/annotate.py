@@ -12,15 +12,13 @@ from steps.common.errors import StepError
 from steps.cvat.address import EXAMPLE, parse
 from steps.cvat.export import parts
 from steps.cvat.server import Server
-from steps.options import Bucket, Endpoint, Namespace, Region, choice
+from steps.options import Bucket, Endpoint, Namespace, Region, TrainedModel, choice
 
 log = logging.getLogger(__name__)
 
 
 def annotate_tasks(
-    checkpoint: Annotated[
-        str, typer.Option(help="The model: a checkpoint, a run's folder, an address or a key in the bucket.")
-    ],
+    checkpoint: TrainedModel,
     to: Annotated[
         str, typer.Option(help="Tasks, projects or jobs of a CVAT server, with commas, as in fetch. Empty: none.")
     ],

@@ -10,7 +10,7 @@ import typer
 from steps.checkpoint import bring_checkpoint
 from steps.common.errors import StepError
 from steps.model_card import write_model_card
-from steps.options import Bucket, Endpoint, Namespace, Region, choice
+from steps.options import Bucket, Endpoint, Namespace, Region, TrainedModel, choice
 from steps.storage.config import StorageConfig
 
 log = logging.getLogger(__name__)
@@ -20,9 +20,7 @@ TARGETS = ("onnx", "torchscript", "safetensors", "openvino", NUCLIO)
 
 
 def export_model(
-    checkpoint: Annotated[
-        str, typer.Option(help="The model: a checkpoint, a run's folder, an address or a key in the bucket.")
-    ],
+    checkpoint: TrainedModel,
     export_dir: Annotated[Path, typer.Option(help="Folder for the exported files and model_card.md.")],
     to: Annotated[
         str, choice(TARGETS, help=f"Format; {NUCLIO}: a function for the AI tools of a self-hosted CVAT.")

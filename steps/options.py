@@ -111,6 +111,9 @@ Epochs = Annotated[int | None, _or_auto("Number of epochs. auto: by the number o
 Hyperparameters = Annotated[
     str, typer.Option(help="More settings as YAML, one 'name: value' a line, such as 'lr: 0.0002'.")
 ]
+TrainedModel = Annotated[
+    str, typer.Option(help="The model: a checkpoint, a run's folder, an address or a key in the bucket.")
+]
 Checkpoint = Annotated[
     str, typer.Option(help="Checkpoint to start from: a key in the bucket, an address or a file. Empty: none.")
 ]

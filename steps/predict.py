@@ -18,7 +18,7 @@ from steps.common.messages import printable
 from steps.common.progress import progress
 from steps.cvat.address import SERVER_EXAMPLE, parse_server
 from steps.cvat.server import Server
-from steps.options import Bucket, Endpoint, Namespace, Region
+from steps.options import Bucket, Endpoint, Namespace, Region, TrainedModel
 from steps.predictions.coco import write_image_info, write_instances, write_results
 from steps.predictions.cvat_xml import write_images
 from steps.predictions.predicted import UNWRITABLE, Predictions
@@ -46,9 +46,7 @@ _SCRATCH = ".unpacked"
 
 
 def predict_images(
-    checkpoint: Annotated[
-        str, typer.Option(help="The model: a checkpoint, a run's folder, an address or a key in the bucket.")
-    ],
+    checkpoint: TrainedModel,
     images: Annotated[str, typer.Option(help="What to predict on: a folder of images, a zip, a video or an image.")],
     output: Annotated[Path, typer.Option(help="Folder for the files.")],
     threshold: Annotated[

@@ -88,7 +88,7 @@ def train_model(
                 seed=seed,
             )
         except TrainerError as error:
-            raise StepError(str(error)) from None
+            raise refusal(error) from None
 
     # Before anything is downloaded: a misspelt setting should not have to wait for it. Which settings there are is
     # known once the model is, though, and that may be the checkpoint's.

@@ -11,5 +11,9 @@ class TrainerError(Exception):
     """
 
 
-class BusyError(TrainerError):
+class PassingError(TrainerError):
+    """What another try may find gone: a server that fails or does not answer."""
+
+
+class BusyError(PassingError):
     """Somebody else is at work there: what is refused now may be possible later."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from steps.common.errors import StepError, TemporaryError
 from trainer import lock
-from trainer.errors import BusyError, TrainerError
+from trainer.errors import PassingError, TrainerError
 
 
 @contextmanager
@@ -27,4 +27,4 @@ def only_writer(folder: Path, step: str, file: str) -> Iterator[None]:
 
 def refusal(error: TrainerError) -> StepError:
     """Give what a step says where the trainer refuses: the same line, with the exit status for it."""
-    return (TemporaryError if isinstance(error, BusyError) else StepError)(str(error))
+    return (TemporaryError if isinstance(error, PassingError) else StepError)(str(error))

@@ -14,7 +14,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from trainer.errors import TrainerError
+from trainer.errors import PassingError, TrainerError
 
 STALL_SECONDS = 30.0
 """A download of which no byte came for so long is given up and tried again, however long others take."""
@@ -26,6 +26,7 @@ def download(url: str) -> dict[str, Any]:
     """What torch hub keeps under the address's file name, fetched when it is not there yet.
 
     Raises:
+        PassingError: it is not there, and the server failed or did not answer for `RETRY_SECONDS`.
         TrainerError: it is not there and cannot be fetched.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
@@ -39,9 +40,10 @@ def download(url: str) -> dict[str, Any]:
             return dict(content)
         except (OSError, HTTPException, RuntimeError) as error:
             until = until or time.monotonic() + RETRY_SECONDS
-            if not _may_pass(error, file) or time.monotonic() + delay > until:
+            passing = _may_pass(error, file)
+            if not passing or time.monotonic() + delay > until:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise TrainerError(
+                raise (PassingError if passing else TrainerError)(
                     f"cannot get {url} ({reason}); put that file at {file}, or set pretrained to none"
                 ) from None
         time.sleep(delay)

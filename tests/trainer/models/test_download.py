@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.errors import TrainerError
+from trainer.errors import PassingError, TrainerError
 from trainer.models import download as module
 from trainer.models.download import download
 
@@ -85,10 +85,11 @@ def test_what_passes_is_tried_again(server: Server, fault: str) -> None:
 
 def test_what_does_not_pass_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.faults = ["404"]
-    with pytest.raises(TrainerError, match=r"404.*put that file at"):
+    with pytest.raises(TrainerError, match=r"404.*put that file at") as caught:
         download(address(server))
+    assert not isinstance(caught.value, PassingError)
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.5)
     server.faults = ["503"] * 3
-    with pytest.raises(TrainerError, match="503"):
+    with pytest.raises(PassingError, match="503"):
         download(address(server))
     assert server.faults

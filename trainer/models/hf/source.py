@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from trainer.errors import TrainerError
+from trainer.errors import PassingError, TrainerError
 
 _log = logging.getLogger("trainer")
 
@@ -71,7 +71,8 @@ def find_source(name: str, *, silence: float = SILENCE) -> Source:
         silence: seconds without a byte after which the hub counts as not answering.
 
     Raises:
-        TrainerError: there is no such model, the hub cannot be reached or does not answer, or it asks for a token.
+        PassingError: the hub fails or does not answer.
+        TrainerError: there is no such model, the hub cannot be reached, or it asks for a token.
     """
     require_library()
     path = Path(os.path.expanduser(name))
@@ -141,11 +142,11 @@ def _download(name: str, silence: float) -> Path:
     except OSError as error:  # Also what the hub's library raises, but for names that cannot be.
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise TrainerError(f"hf:{name}: cannot write to {cache} ({error.strerror}); set HF_HOME") from None
-        raise TrainerError(f"hf:{name}: {_reason(error, endpoint)}") from None
+        raise _refusal(name, error, endpoint) from None
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore2", "huggingface_hub"):
             raise
-        raise TrainerError(f"hf:{name}: {_reason(error, endpoint)}") from None
+        raise _refusal(name, error, endpoint) from None
     if not (folder / "config.json").is_file():
         raise TrainerError(f"hf:{name}: the repository has no config.json, so it is not a model of transformers")
     return folder
@@ -195,8 +196,14 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _reason(error: BaseException, endpoint: str) -> str:
+def _refusal(name: str, error: BaseException, endpoint: str) -> TrainerError:
     """What went wrong with the hub, and what to do about it, in one line."""
+    reason, passing = _reason(error, endpoint)
+    return (PassingError if passing else TrainerError)(f"hf:{name}: {reason}")
+
+
+def _reason(error: BaseException, endpoint: str) -> tuple[str, bool]:
+    """In words, and whether it may pass."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     chain: list[BaseException] = []
@@ -206,18 +213,19 @@ def _reason(error: BaseException, endpoint: str) -> str:
         link = link.__cause__ or link.__context__
     for link in chain:
         if isinstance(link, OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE is set, and the model is not in the cache; unset it, or name a folder"
+            return "HF_HUB_OFFLINE is set, and the model is not in the cache; unset it, or name a folder", False
         if isinstance(link, GatedRepoError):
-            return f"{endpoint} asks for a token; accept the model's terms there and set HF_TOKEN"
+            return f"{endpoint} asks for a token; accept the model's terms there and set HF_TOKEN", False
         if isinstance(link, RepositoryNotFoundError):
-            return f"{endpoint} has no such model, or it is private; check the name, or set HF_TOKEN"
+            return f"{endpoint} has no such model, or it is private; check the name, or set HF_TOKEN", False
         if isinstance(link, HfHubHTTPError) and link.response is not None:
             status = link.response.status_code
             if status in (401, 403):
-                return f"{endpoint} asks for a token that may read the model ({status}); set HF_TOKEN"
-            return f"{endpoint} answers with an error ({status}); try again, or name a folder that holds the model"
+                return f"{endpoint} asks for a token that may read the model ({status}); set HF_TOKEN", False
+            remedy = "try again, or name a folder that holds the model"
+            return f"{endpoint} answers with an error ({status}); {remedy}", status >= 500 or status == 429
     remedy = "check the network and HF_ENDPOINT, or name a folder that holds the model"
     if any(isinstance(link, TimeoutError) or "Timeout" in type(link).__name__ for link in chain):
-        return f"{endpoint} does not answer; {remedy}"
+        return f"{endpoint} does not answer; {remedy}", True
     first = str(chain[-1]).strip().splitlines()
-    return f"{endpoint} cannot be reached ({first[0] if first else type(chain[-1]).__name__}); {remedy}"
+    return f"{endpoint} cannot be reached ({first[0] if first else type(chain[-1]).__name__}); {remedy}", False

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.models.hub import COMMIT, Hub, nowhere, refusing
-from trainer.errors import TrainerError
+from trainer.errors import PassingError, TrainerError
 from trainer.models.hf.source import find_source
 
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -64,6 +64,7 @@ def test_a_hub_that_refuses_is_told_in_a_line(hub: Callable[..., None], refuse: 
     with pytest.raises(TrainerError, match=rf"^hf:{NAME}: http://127.0.0.1:\d+ {words}") as caught:
         find_source(NAME)
     assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, PassingError) == ("(500)" in str(caught.value))
 
 
 @pytest.mark.parametrize("where", ["/api", f"/{NAME}/resolve/{COMMIT}/model.safetensors"])
@@ -75,7 +76,7 @@ def test_a_hub_that_hangs_is_given_up(hub: Callable[..., None], where: str) -> N
 
     hub(hang)
     try:
-        with pytest.raises(TrainerError, match=r"does not answer; check the network and HF_ENDPOINT, or name a folder"):
+        with pytest.raises(PassingError, match=r"does not answer; check the network and HF_ENDPOINT, or name a folder"):
             find_source(NAME, silence=2)
     finally:
         over.set()
