@@ -44,7 +44,7 @@ def test_a_task_becomes_a_model_and_the_model_annotates_another(cvat: CvatDouble
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"task 44 of \S+: \d+ boxes on 3 frames\n✓ annotate", done.stdout)
     assert f"dump: {dump}\n" in done.stdout
-    assert "--dump-format says cvat_coco, but the files are CVAT for images" in done.stdout
+    assert "--dump-format says cvat_coco, but the files are CVAT 1.1" in done.stdout
     assert "WARNING: --dump-format" not in done.stdout
 
     folder = (tmp_path / "runs" / "latest").resolve()
