@@ -81,6 +81,8 @@ class Step:
 
     def start(self, largest: int | None = None) -> Any:
         """Start it; no file may grow beyond `largest` bytes."""
+        # One that is stopped before it begins has said nothing.
+        self._log.write_bytes(b"")
         process = CONTEXT.Process(target=_main, args=(self._arguments, str(self._log), self._environment, largest))
         process.start()
         return process
