@@ -46,7 +46,7 @@ def remember_data(dataset_dir: DatasetDir, bucket: Bucket = "", endpoint: Endpoi
     if remembered(place, StorageConfig.resolve(bucket=bucket, endpoint=endpoint, region=region)):
         log.info("another run has put these data into %s", place)
         return False
-    upload_artifacts(dataset_dir, place, bucket, endpoint, region)
+    upload_artifacts(dataset_dir, place, bucket=bucket, endpoint=endpoint, region=region)
     return True
 
 

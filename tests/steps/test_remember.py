@@ -111,6 +111,18 @@ def test_a_manifest_that_is_none_counts_as_none(kept: Path, s3_client: Any, buck
         assert not fetch(kept)
 
 
+def test_the_bucket_may_be_named(dump: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("S3_BUCKET")
+    memory = {"memory": MEMORY, "memory_settings": "seed=0", "remembered_file": str(tmp_path / "remembered")}
+    for told in ("false", "true"):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        fetch_dump("dumps/1", tmp_path / "data", bucket=bucket, **memory)
+        assert (tmp_path / "remembered").read_text() == told
+        if told == "false":
+            prepare_data(tmp_path / "data")
+            assert remember_data(tmp_path / "data", bucket=bucket)
+
+
 def test_two_runs_that_made_the_same_put_it_there_once(kept: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert not remember_data(kept)
