@@ -585,4 +585,4 @@ def lint_command(
 
 def main() -> None:
     """Run a command: exit 0, 1 if a step failed, 2 with one line if the input is at fault."""
-    sys.exit(run_app(app, PipelineError))
+    sys.exit(run_app(lambda: app, PipelineError))

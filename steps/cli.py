@@ -3,39 +3,45 @@
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 import typer
 
-from steps.annotate import annotate_tasks
 from steps.common.console import create_app, log_to, run_app, usage_error
 from steps.common.errors import StepError
 from steps.common.stopping import end_on_sigterm
-from steps.evaluate import evaluate_model
-from steps.export import export_model
-from steps.fetch import fetch_dump
-from steps.hyperparameters import show_hyperparameters
-from steps.predict import predict_images
-from steps.prepare import prepare_data
-from steps.promote import promote_model
-from steps.remember import remember_data
-from steps.train import train_model
-from steps.upload import upload_artifacts
 from trainer.errors import TrainerError
 
-STEPS: dict[str, Callable[..., Any]] = {
-    "fetch": fetch_dump,
-    "prepare": prepare_data,
-    "remember": remember_data,
-    "train": train_model,
-    "evaluate": evaluate_model,
-    "upload": upload_artifacts,
-    "promote": promote_model,
-    "annotate": annotate_tasks,
-    "predict": predict_images,
-    "export": export_model,
-}
+
+class _Steps(dict[str, Any]):
+    """The steps by name: the function of each, which lies in the module of that name.
+
+    It is imported when it is first looked up: no command waits for what others need.
+    """
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        function: Callable[..., Any] | str = super().__getitem__(name)
+        if isinstance(function, str):
+            self[name] = function = getattr(import_module(f"steps.{name.replace('-', '_')}"), function)
+        return function  # type: ignore[return-value] # The name was just replaced by what it names.
+
+
+STEPS = _Steps(
+    {
+        "fetch": "fetch_dump",
+        "prepare": "prepare_data",
+        "remember": "remember_data",
+        "train": "train_model",
+        "evaluate": "evaluate_model",
+        "upload": "upload_artifacts",
+        "promote": "promote_model",
+        "annotate": "annotate_tasks",
+        "predict": "predict_images",
+        "export": "export_model",
+    }
+)
 
 EXAMPLES = {
     "fetch": "fetch --annotation-path task.zip --dataset-dir data",
@@ -50,11 +56,17 @@ EXAMPLES = {
     "export": "export --checkpoint run --export-dir model --to onnx",
 }
 
-app = create_app("python -m steps", "Run one step of the pipeline.")
-for _name, _function in STEPS.items():
-    _epilog = f"Example:\n\n\b\n  python -m steps {EXAMPLES[_name]}"
-    app.command(_name, help=sys.modules[_function.__module__].__doc__, epilog=_epilog)(_function)
-app.command("hyperparameters")(show_hyperparameters)
+
+def command_line(names: Iterable[str] = STEPS) -> typer.Typer:
+    """Make the command line of the named steps, of all unless some are named."""
+    app = create_app("python -m steps", "Run one step of the pipeline.")
+    for name in names:
+        function = STEPS[name]
+        epilog = f"Example:\n\n\b\n  python -m steps {EXAMPLES[name]}" if name in EXAMPLES else None
+        app.command(name, help=sys.modules[function.__module__].__doc__, epilog=epilog)(function)
+    if names is STEPS:
+        app.command("hyperparameters")(import_module("steps.hyperparameters").show_hyperparameters)
+    return app
 
 
 def takes_storage(name: str) -> bool:
@@ -77,7 +89,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
     name, *flags = arguments
     if name not in STEPS:
         raise StepError(f"there is no step '{name}': the steps are {', '.join(STEPS)}")
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(command_line([name]))
     try:
         return name, dict(group.commands[name].make_context(name, flags).params)
     except typer.TyperException as error:
@@ -94,4 +106,5 @@ def main() -> None:
     log_to(sys.stdout)
     for noisy in ("boto3", "botocore", "urllib3", "matplotlib", "PIL", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    sys.exit(run_app(app, StepError, TrainerError))
+    asked = [name for name in sys.argv[1:2] if name in STEPS]
+    sys.exit(run_app(lambda: command_line(asked or STEPS), StepError, TrainerError))

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -75,11 +75,11 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
+def run_app(commands: Callable[[], typer.Typer], *user_errors: type[Exception]) -> int:
     """Run a command line; give its exit status.
 
     Args:
-        app: the commands.
+        commands: makes them, once it is known that they can run here.
         user_errors: exceptions whose message goes to stderr in one line, without a traceback.
 
     Returns:
@@ -91,6 +91,7 @@ def run_app(app: typer.Typer, *user_errors: type[Exception]) -> int:
         return fail(f"this locale writes file names as {sys.getfilesystemencoding()}, not UTF-8: set PYTHONUTF8=1")
     _guard_the_streams()
     try:
+        app = commands()
         # Typer would print the help as an error.
         asked = sys.argv[1:] or (["--help"] if app.info.no_args_is_help is True else [])
         status = app(asked, standalone_mode=False)

@@ -44,10 +44,12 @@ def safe_path(name: str, what: str) -> PurePosixPath:
     if path.is_absolute() or name[1:2] == ":" or ".." in path.parts or "\\" in name:
         raise StepError(f"{what} would be written outside the dataset's folder: remove it from the dump")
     # Not all that `isprintable` objects to: macOS names screenshots with a narrow no-break space.
-    if not path.parts or any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+    plain = name.isascii() and name.isprintable()
+    if not path.parts or (not plain and any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name)):
         raise StepError(f"{what} has a name with control characters or none: rename it in the dump")
-    size = len(os.fsencode(name))
-    if len(path.parts) > DEEPEST or size > LONGEST_PATH or max(map(len, map(os.fsencode, path.parts))) > LONGEST_NAME:
+    encoded = os.fsencode(name)
+    longest = max(map(len, encoded.split(b"/")))
+    if len(path.parts) > DEEPEST or len(encoded) > LONGEST_PATH or longest > LONGEST_NAME:
         raise StepError(f"{what} has too long a name or lies too deep: rename it in the dump")
     return path
 

@@ -40,6 +40,9 @@ class Journal:
 
     def __init__(self, dataset_dir: Path) -> None:
         self._root = dataset_dir
+        self._prefix = f"{dataset_dir.as_posix().rstrip('/')}/"
+        self._seen = set[str]()
+        """Names of files that were there in this run, so that they need not be looked for at its end."""
         self._path = dataset_dir / STATE_DIR / "journal.jsonl"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._entries: dict[str, list[object]] = {}
@@ -57,7 +60,10 @@ class Journal:
         """Tell whether `path` is what was fetched from that version, or was moved aside by the prepare step since."""
         name = self._name(path)
         entry = self._entries.get(name)
-        return entry is not None and any(self._is(place, version, entry) for place in self._places(name))
+        there = entry is not None and any(self._is(place, version, entry) for place in self._places(name))
+        if there:
+            self._seen.add(name)
+        return there
 
     def _is(self, path: Path, version: Version, entry: list[object]) -> bool:
         *source_and_size, changed, sum_ = entry if len(entry) == 5 else [*entry, ""]
@@ -73,6 +79,7 @@ class Journal:
             self._file.write(b"\n")  # Ends the line that a killed run left open.
         name, entry = self._name(path), [*self._entry(path, version), *([sum_] if sum_ else [])]
         self._entries[name] = entry
+        self._seen.add(name)
         self._file.write(orjson.dumps([name, *entry], option=orjson.OPT_APPEND_NEWLINE))
 
     def __enter__(self) -> "Journal":
@@ -82,9 +89,9 @@ class Journal:
         """Write the journal anew, without the files that are gone."""
         if self._file is not None:
             self._file.close()
-        self._entries = {name: entry for name, entry in self._entries.items() if self._places(name)}
+        kept = {name: entry for name, entry in self._entries.items() if name in self._seen or self._places(name)}
         with replacing(self._path) as temporary:
-            lines = [orjson.dumps([name, *entry]) for name, entry in sorted(self._entries.items())]
+            lines = [orjson.dumps([name, *entry]) for name, entry in sorted(kept.items())]
             temporary.write_bytes(b"\n".join([*lines, b""]))
 
     def _places(self, name: str) -> list[Path]:
@@ -92,7 +99,7 @@ class Journal:
         return [place for place in places if place.is_file()]
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self._root).as_posix()
+        return path.as_posix().removeprefix(self._prefix)  # A quarter of the time that `relative_to` takes.
 
     @staticmethod
     def _entry(path: Path, version: Version) -> list[object]:

@@ -62,6 +62,8 @@ def open_foreign(bucket: str, config: StorageConfig) -> "Foreign":
 class Foreign:
     """One bucket, through obstore, with the methods of `S3`."""
 
+    gives_many = False
+
     def __init__(self, store: Any, url: str) -> None:
         self.store = store
         self.url = url

@@ -1,6 +1,7 @@
 """What is known of an object before its bytes are."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,17 @@ class RemoteObject:
     def version(self) -> tuple[int, str]:
         """What tells a later object of the same key from this one."""
         return self.size, self.etag
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes of an object that is `remote`, which go to the beginning of `into`, if given; `of` whom they are for."""
+
+    remote: RemoteObject
+    start: int
+    end: int
+    of: Any
+    into: memoryview | None = None
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from steps.common.messages import printable
 from steps.storage.checksums import Sums
 from steps.storage.config import ONEPANEL_CONFIG_DIR, StorageConfig
 from steps.storage.errors import ChangedError, NotAllowedError, NotThereError, one_line
-from steps.storage.objects import RemoteObject, Sent
+from steps.storage.objects import RemoteObject, Sent, Span
 from steps.storage.patience import Patience
 from steps.storage.s3_answers import parse, text_of, xml_of
 from steps.storage.s3_upload import upload
 from steps.storage.signing import signed
-from steps.storage.wire import Answer, NoAnswerError, Wire
+from steps.storage.wire import Answer, Get, NoAnswerError, Wire
 
 CREDENTIAL_CODES = {
     "ExpiredToken",
@@ -115,6 +115,9 @@ class WrongRegionError(StepError):
 class S3:
     """One bucket. Every request is tried again while its failure may pass; keys are complete."""
 
+    gives_many = True
+    """Whether it has `get_many`."""
+
     def __init__(
         self, bucket: str, endpoint: str, region: str, credentials: Any, ca_bundle: str, config: StorageConfig
     ) -> None:
@@ -158,20 +161,13 @@ class S3:
             StepError: the store refuses.
             TemporaryError: the object is not there or was changed, or failures did not end in time.
         """
-        path = f"/{self._bucket}/{quote(key, safe='/~')}" if key else f"/{self._bucket}"
+        path = self._path(key)
         sum_ = hashlib.sha256(body).hexdigest() if len(body) else EMPTY_SHA256
         headers = {"x-amz-content-sha256": sum_, **(headers or {})}
         attempts = self._patience.begin()
         while True:
             # Signed anew each time: signatures are valid for minutes, and credentials change.
-            url, all_headers = signed(
-                method,
-                self.endpoint + path,
-                query or {},
-                headers,
-                self._frozen_credentials(),
-                self._region,
-            )
+            url, all_headers = self._signed(method, path, query or {}, headers)
             try:
                 answer = self._wire.send(method, url, all_headers, body, into)
             except NoAnswerError as error:
@@ -182,11 +178,17 @@ class S3:
                 failure = self._refusal(answer, key)
             attempts.failed(failure)
 
-    def _frozen_credentials(self) -> Any:
+    def _path(self, key: str) -> str:
+        return f"/{self._bucket}/{quote(key, safe='/~')}" if key else f"/{self._bucket}"
+
+    def _signed(
+        self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str]
+    ) -> tuple[str, dict[str, str]]:
         try:
-            return self._credentials.get_frozen_credentials()
+            credentials = self._credentials.get_frozen_credentials()
         except BotoCoreError as error:
             raise TemporaryError(f"no S3 credentials for {self.url}: {one_line(error)}") from None
+        return signed(method, self.endpoint + path, query, headers, credentials, self._region)
 
     def _no_answer(self, error: NoAnswerError) -> TemporaryError:
         if error.trust:
@@ -258,8 +260,9 @@ class S3:
         """List the objects whose keys begin with `prefix`, without folder markers."""
         found = []
         for page in self.pages(prefix):
+            decoded = _decoding(page)
             for entry in page.iterfind("{*}Contents"):
-                key, size = _decoded(page, text_of(entry, "Key")), int(text_of(entry, "Size") or 0)
+                key, size = decoded(text_of(entry, "Key")), int(text_of(entry, "Size") or 0)
                 if not size and key.endswith("/"):
                     continue
                 found.append(RemoteObject(key, size, text_of(entry, "ETag").strip('"')))
@@ -270,8 +273,9 @@ class S3:
         folders: list[str] = []
         keys: list[str] = []
         for page in self.pages(prefix, "/"):
-            folders += (_decoded(page, text_of(entry, "Prefix")) for entry in page.iterfind("{*}CommonPrefixes"))
-            keys += (_decoded(page, text_of(entry, "Key")) for entry in page.iterfind("{*}Contents"))
+            decoded = _decoding(page)
+            folders += (decoded(text_of(entry, "Prefix")) for entry in page.iterfind("{*}CommonPrefixes"))
+            keys += (decoded(text_of(entry, "Key")) for entry in page.iterfind("{*}Contents"))
         return folders, keys
 
     def head(self, key: str) -> RemoteObject:
@@ -288,15 +292,36 @@ class S3:
             NotThereError: it vanished.
             ChangedError: it is another one by now.
         """
-        headers = {"if-match": f'"{remote.etag}"'} if remote.etag else {}
-        if (start, end) == (0, remote.size):
-            headers["x-amz-checksum-mode"] = "ENABLED"
-        else:
-            headers["range"] = f"bytes={start}-{end - 1}"
-        answer = self.request("GET", remote.key, headers=headers, into=into)
-        if answer.headers.get("etag", "").strip('"') != remote.etag or len(answer.body) != end - start:
+        answer = self.request("GET", remote.key, headers=_get_headers(remote, start, end), into=into)
+        if not _is_of(answer, remote, end - start):
             raise ChangedError(f"{self.url}/{remote.key} changed in the meantime: run the step again")
         return answer.body, Sums.of(answer.headers)
+
+    def get_many(
+        self, spans: Iterator[Span | None], at_once: int
+    ) -> Iterator[Sequence[tuple[Span, tuple[memoryview, Sums] | None]]]:
+        """Give what `get` gives of many spans, each asked for once: None where that failed, for whatever reason.
+
+        Args:
+            spans: asked for the next one when one can be sent; None where it has none for now.
+            at_once: how many are under way at most.
+        """
+
+        def requests() -> Iterator[Get | None]:
+            for span in spans:
+                if span is None:
+                    yield None
+                    continue
+                headers = {"x-amz-content-sha256": EMPTY_SHA256, **_get_headers(span.remote, span.start, span.end)}
+                yield Get(span, *self._signed("GET", self._path(span.remote.key), {}, headers), span.into)
+
+        for ended in self._wire.get_many(requests(), at_once):
+            yield [
+                (get.of, (answer.body, Sums.of(answer.headers)))
+                if answer and answer.status in (200, 206) and _is_of(answer, get.of.remote, get.of.end - get.of.start)
+                else (get.of, None)
+                for get, answer in ended
+            ]
 
     def sums(self, remote: RemoteObject) -> Sums:
         """Give what the store says of an object, with the sizes of its parts where it came in parts."""
@@ -328,5 +353,20 @@ class S3:
         return S3(self._bucket, self.endpoint, self._region, self._credentials, self._ca_bundle, config)
 
 
-def _decoded(page: Any, text: str) -> str:
-    return unquote_plus(text) if text_of(page, "EncodingType") == "url" else text
+def _decoding(page: Any) -> Callable[[str], str]:
+    """Tell how the keys of a page are written."""
+    return unquote_plus if text_of(page, "EncodingType") == "url" else str
+
+
+def _get_headers(remote: RemoteObject, start: int, end: int) -> dict[str, str]:
+    headers = {"if-match": f'"{remote.etag}"'} if remote.etag else {}
+    if (start, end) == (0, remote.size):
+        headers["x-amz-checksum-mode"] = "ENABLED"
+    else:
+        headers["range"] = f"bytes={start}-{end - 1}"
+    return headers
+
+
+def _is_of(answer: Answer, remote: RemoteObject, size: int) -> bool:
+    """Tell whether an answer is of the very object, and of that size."""
+    return answer.headers.get("etag", "").strip('"') == remote.etag and len(answer.body) == size

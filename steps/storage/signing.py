@@ -9,7 +9,7 @@ import hmac
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 UNRESERVED = "-_.~"
 
@@ -37,24 +37,30 @@ def signed(
     Returns:
         The complete address, and all headers.
     """
-    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    moment = _moment(int(time.time() if now is None else now))
     scope = f"{moment[:8]}/{region}/s3/aws4_request"
-    address = urlsplit(url)
-    headers = {**headers, "host": address.netloc, "x-amz-date": moment}
+    host, _, path = url.partition("://")[2].partition("/")
+    headers = {**headers, "host": host, "x-amz-date": moment}
     if credentials.token:
         headers["x-amz-security-token"] = credentials.token
-    names = ";".join(sorted(headers))
+    in_order = sorted(headers.items())
+    names = ";".join([name for name, _ in in_order])
     parameters = "&".join(
         f"{quote(name, safe=UNRESERVED)}={quote(value, safe=UNRESERVED)}" for name, value in sorted(query.items())
     )
-    lines = "".join(f"{name}:{headers[name].strip()}\n" for name in sorted(headers))
-    request = "\n".join([method, address.path or "/", parameters, lines, names, headers["x-amz-content-sha256"]])
+    lines = "".join([f"{name}:{value.strip()}\n" for name, value in in_order])
+    request = "\n".join([method, f"/{path}", parameters, lines, names, headers["x-amz-content-sha256"]])
     to_sign = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
     signature = hmac.digest(_key(credentials.secret_key, scope), to_sign.encode(), "sha256").hex()
     headers["authorization"] = (
         f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
     )
     return (f"{url}?{parameters}" if parameters else url), headers
+
+
+@functools.lru_cache(maxsize=4)
+def _moment(second: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
 
 
 @functools.lru_cache(maxsize=4)

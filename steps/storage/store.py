@@ -7,6 +7,7 @@ environment variables), `file://`. docs/operators.md says what of each is tested
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from steps.common.errors import StepError, TemporaryError
@@ -15,11 +16,13 @@ from steps.common.progress import progress
 from steps.storage.address import clean_key, has_scheme
 from steps.storage.config import BUCKET_VARIABLE, ONEPANEL_CONFIG_DIR, StorageConfig
 from steps.storage.errors import NotThereError
-from steps.storage.foreign import Foreign, open_folder, open_foreign
 from steps.storage.objects import RemoteObject, Sent
-from steps.storage.s3 import S3, open_s3
 from steps.storage.threads import OBJECTS_IN_FLIGHT, each
 from steps.storage.transfer import Done, Download
+
+if TYPE_CHECKING:
+    from steps.storage.foreign import Foreign
+    from steps.storage.s3 import S3
 
 FILES_IN_FLIGHT = 4
 """Uploads at a time; large ones have parts in flight as well."""
@@ -27,6 +30,8 @@ FILES_IN_FLIGHT = 4
 
 def open_storage(path: str, config: StorageConfig, *, create: bool = False) -> "tuple[Storage, str]":
     """Open the store that holds `path` and give the key in it.
+
+    What a kind of store needs is imported when one is opened: a quarter of a second that others need not wait.
 
     Args:
         path: an address with a scheme, or a key in the configured bucket.
@@ -53,6 +58,8 @@ def open_storage(path: str, config: StorageConfig, *, create: bool = False) -> "
     scheme, name = bucket.split("://", 1)
     if scheme == "file":
         place = Path("/") / unquote(name)
+        from steps.storage.foreign import open_folder
+
         return Storage(open_folder(place, create=create), folder=place), key
     if scheme in ("http", "https"):
         raise StepError(
@@ -62,7 +69,11 @@ def open_storage(path: str, config: StorageConfig, *, create: bool = False) -> "
     if not name:
         raise StepError(f"'{path}' names no bucket: write {scheme}://bucket/key")
     if scheme in ("s3", "s3a"):
+        from steps.storage.s3 import open_s3
+
         return Storage(open_s3(name, config)), key
+    from steps.storage.foreign import open_foreign
+
     return Storage(open_foreign(bucket, config)), key
 
 
@@ -78,7 +89,7 @@ def _split(address: str) -> tuple[str, str]:
 class Storage:
     """One bucket or folder. Keys are complete, without a leading slash."""
 
-    def __init__(self, bucket: S3 | Foreign, *, folder: Path | None = None) -> None:
+    def __init__(self, bucket: "S3 | Foreign", *, folder: Path | None = None) -> None:
         self._bucket = bucket
         self.folder = folder
         """The folder that a `file://` bucket is."""

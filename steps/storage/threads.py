@@ -25,16 +25,28 @@ class Buffers:
         for _ in range(count):
             self._free.put(None)
 
+    @property
+    def free(self) -> int:
+        """Number of buffers that nobody uses."""
+        return self._free.qsize()
+
     def take(self) -> memoryview:
         """Wait for a buffer."""
         return self._free.get() or memoryview(bytearray(self._size))
+
+    def take_now(self) -> memoryview | None:
+        """Give a buffer, or None where all are in use."""
+        try:
+            return self._free.get_nowait() or memoryview(bytearray(self._size))
+        except queue.Empty:
+            return None
 
     def give_back(self, buffer: memoryview) -> None:
         """Let others use a buffer."""
         self._free.put(buffer)
 
 
-BUFFERS = Buffers(PARTS_IN_FLIGHT, PART_BYTES)
+BUFFERS = Buffers(PARTS_IN_FLIGHT + 4, PART_BYTES)
 """Those of the process, whatever is under way in it."""
 
 

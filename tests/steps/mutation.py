@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import multiprocessing
@@ -169,9 +170,15 @@ def write_dump(root: Path, files: dict[str, bytes | None], outside: Path) -> Non
     (outside / "secret.png").write_bytes(b"the secret")
 
 
+@functools.cache
+def _commands() -> Any:
+    from steps.cli import command_line
+
+    return command_line()
+
+
 def _run_step(arguments: list[str], outside: str) -> tuple[int | str, str, list[str]]:
     """Exit status (or a traceback), stderr, and what was opened in `outside`."""
-    from steps.cli import app
     from steps.common.console import run_app
     from steps.common.errors import StepError
     from trainer.errors import TrainerError
@@ -182,7 +189,7 @@ def _run_step(arguments: list[str], outside: str) -> tuple[int | str, str, list[
     status: int | str
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = run_app(app, StepError, TrainerError)
+            status = run_app(_commands, StepError, TrainerError)
     except BaseException:
         status = traceback.format_exc()
     touched, _touched[:] = _touched[1:], []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.cli import STEPS, app, parse
+from steps.cli import STEPS, command_line, parse
 from steps.common import console
 from steps.common.console import fail
 from steps.common.errors import StepError
@@ -116,7 +116,7 @@ def odd(tmp_path: Path, coco_dump: Callable[..., Path], monkeypatch: pytest.Monk
 
 def step(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["steps", *arguments])
-    return console.run_app(app, StepError, TrainerError)
+    return console.run_app(command_line, StepError, TrainerError)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -252,7 +252,7 @@ def fill() -> None:
     with open("/dev/full", "w") as file:
         file.write("x")
 
-raise SystemExit(run_app(app, ValueError))
+raise SystemExit(run_app(lambda: app, ValueError))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2

@@ -211,6 +211,13 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         """The most boxes that one image has."""
         return max(self.boxes_by_image, default=0)
 
+    @property
+    def object_share(self) -> float | None:
+        """Median side of the objects (the root of a box's area), as a share of their image's shorter side."""
+        sides = (self._boxes[:, 2:] - self._boxes[:, :2]).clamp(min=0).prod(1).sqrt()
+        shorter = [min(size) for size, count in zip(self.sizes, self.boxes_by_image, strict=True) for _ in range(count)]
+        return float((sides / torch.tensor(shorter)).median()) if shorter else None
+
     def objects(self, index: int, size: Size | None = None) -> tuple[Tensor, Tensor]:
         """Boxes `[n, 4]` (x0, y0, x1, y1 in px) and labels `[n]` of an image, cut at the edge of `size`.
 

@@ -9,9 +9,10 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import ArrayLike
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 _BLOCK = 1024 * 1024
 
@@ -49,6 +50,8 @@ def split_digest(
         area: in px², by which metrics tell small from large, `[n]`.
         crowd: 1 for a crowd region, `[n]`.
     """
+    import numpy as np  # A tenth of a second, which most of those who come for the sum of a file do without.
+
     digest = hashlib.sha256()
     for rows in (classes, images):
         digest.update(json.dumps(list(rows)).encode() + b"\n")

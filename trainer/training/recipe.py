@@ -20,6 +20,11 @@ _log = logging.getLogger("trainer")
 LARGE = 20_000
 """Images from which on the paper's settings hold as they are."""
 
+_FEW_PIXELS = 16
+"""Side of an object in px below which a larger image is worth its time; see "Small objects" in benchmarks/README.md."""
+_MOST_ON_A_CPU, _MOST_ON_A_GPU = 512, 1024
+"""Shorter sides in px that an image is enlarged to at most."""
+
 # Of the coarsest features: the sides of images are padded to multiples of it.
 _STRIDE = 32
 _SMALL_IS_ENOUGH = 20
@@ -39,6 +44,8 @@ class Facts:
     """GB of the GPU; None on a CPU."""
     shorter_side: float | None = None
     """Median of the images' shorter sides in px."""
+    object_share: float | None = None
+    """Median of the objects' sides, as shares of the shorter sides of their images."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ def settle(config: TrainConfig, facts: Facts, decided: Collection[str] = ()) -> 
     choices.make_room_for_boxes()
     choices.fill_the_gpu()
     if facts.images < LARGE:
-        choices.fit_small_images()
+        choices.fit_the_images()
         choices.follow_the_size()
     return choices.config, choices.made
 
@@ -149,17 +156,27 @@ class _Choices:
         reason = f"the GPU has {self.facts.gpu_memory:.0f} GB, and an image of this size takes about {image:.1f} GB"
         self.choose("batch_size", size, reason)
 
-    def fit_small_images(self) -> None:
-        """No more pixels than the images have, where there are few."""
-        side, size = self.facts.shorter_side, self.config.image_size
+    def fit_the_images(self) -> None:
+        """No more pixels than the images have, where there are few; more of them where the objects have few."""
+        size, side, share = self.config.image_size, self.facts.shorter_side, self.facts.object_share
         if side is None or not model_info(self.config.model).small:
             return
-        smaller = max(2 * _STRIDE, _STRIDE * math.ceil(side / _STRIDE))
-        if smaller >= size:
-            return
-        longest = _STRIDE * math.ceil(self.config.max_size * smaller / size / _STRIDE)
-        self.choose("image_size", smaller, f"half of the images have a shorter side of {side:.0f} px or less")
-        if self.config.image_size == smaller:
+        wanted, reason = size, ""
+        if side < size:
+            wanted = max(2 * _STRIDE, _STRIDE * math.ceil(side / _STRIDE))
+            reason = f"half of the images have a shorter side of {side:.0f} px or less"
+        if share and share * wanted < _FEW_PIXELS:
+            most = min(_MOST_ON_A_CPU if self.facts.gpu_memory is None else _MOST_ON_A_GPU, 2 * side)
+            larger = _STRIDE * math.floor(min(most, _FEW_PIXELS / share + _STRIDE - 1) / _STRIDE)
+            if larger > wanted:
+                reason = (
+                    f"half of the objects would be {share * wanted:.0f} px large or less at {wanted} px, too few to be "
+                    f"found by; a step takes {(larger / wanted) ** 2:.1f} times as long"
+                )
+                wanted = larger
+        longest = _STRIDE * math.ceil(self.config.max_size * wanted / size / _STRIDE)
+        self.choose("image_size", wanted, reason)
+        if self.config.image_size == wanted != size:
             self.choose("max_size", longest, "as image_size")
 
     def follow_the_size(self) -> None:

@@ -106,7 +106,7 @@ def defect(where: str) -> None:
 @app.command()
 def other() -> None: ...
 
-raise SystemExit(run_app(app, ValueError))
+raise SystemExit(run_app(lambda: app, ValueError))
 """
 
 
@@ -127,7 +127,9 @@ def test_what_kubernetes_shows_cannot_either(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_a_locale_that_lacks_signs_shows_them_as_escapes() -> None:
-    code = "from steps.common.console import *; run_app(create_app('x', 'y'), ValueError); say('gr\u00f6\u00dfe')"
+    code = (
+        "from steps.common.console import *; run_app(lambda: create_app('x', ''), ValueError); say('gr\u00f6\u00dfe')"
+    )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, env=environment)
     assert done.stdout.endswith(b"gr\\xf6\\xdfe\n"), done.stderr

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import calendar
+import errno
 import hashlib
 import os
 import ssl
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from steps.storage.config import StorageConfig
 from steps.storage.objects import RemoteObject
 from steps.storage.signing import signed
 from steps.storage.store import Storage, open_storage
+from steps.storage.threads import BUFFERS
 from tests.faults.proxy import Proxy, proxy
 from tests.steps.refusals import refused
 
@@ -157,6 +161,62 @@ def test_disk_that_takes_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with (tmp_path / "file").open("wb", buffering=0) as file:
         transfer.write_at(file.fileno(), memoryview(b"0123456789"), 0, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"0123456789"
+
+
+def test_only_what_failed_is_asked_for_again(storage: Storage, between: Proxy, put: Any, tmp_path: Path) -> None:
+    for number in range(100):
+        put(f"{number:03}", os.urandom(100))
+    wanted = [(remote, tmp_path / remote.key) for remote in storage.list("")]
+    faults = {"001": "ServiceUnavailable", "050": "reset", "051": "cut", "099": "flip"}
+    between.fault = lambda method, path: faults.pop(path[-3:], "")
+    before = len(between.requests)
+    storage.download(wanted, tmp_path / "scratch")
+    asked = Counter(path[-3:] for _, path in between.requests[before:])
+    assert {name for name, times in asked.items() if times > 1} == {"001", "050", "051", "099"}
+    assert sum(asked.values()) == 104
+    assert all(path.is_file() for _, path in wanted)
+
+
+def test_failing_disk_ends_it_with_parts_still_to_come(
+    storage: Storage, put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is lent to those under way comes back, though fewer buffers than parts are there."""
+    monkeypatch.setattr(transfer, "PART_BYTES", 100_000)
+    free = BUFFERS.free
+    put("large", os.urandom(100_000 * 3 * free))
+
+    def full(descriptor: int, body: memoryview, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    [remote] = storage.list("")
+    with pytest.raises(OSError, match="No space left"):
+        storage.download([(remote, tmp_path / "large")], tmp_path / "scratch")
+    assert BUFFERS.free == free
+
+
+@pytest.mark.parametrize("memory", [transfer.MEMORY_BYTES, transfer.PART_BYTES])
+def test_slow_disks_are_written_to_by_others(
+    storage: Storage, put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
+) -> None:
+    """Also where no more than one object may be in memory."""
+    monkeypatch.setattr(transfer, "SLOW_SECONDS", -1.0)
+    monkeypatch.setattr(transfer, "MEMORY_BYTES", memory)
+    objects = {f"{number:03}": os.urandom(1000) for number in range(100)}
+    for key, content in objects.items():
+        put(key, content)
+    writers = set()
+    write = os.pwrite
+
+    def noted(descriptor: int, body: memoryview, offset: int) -> int:
+        writers.add(threading.current_thread())
+        return write(descriptor, body, offset)
+
+    monkeypatch.setattr(os, "pwrite", noted)
+    storage.download([(remote, tmp_path / remote.key) for remote in storage.list("")], tmp_path / "scratch")
+    assert {key: (tmp_path / key).read_bytes() for key in objects} == objects
+    assert writers
+    assert threading.main_thread() not in writers
 
 
 def test_file_of_another_time_is_summed_before_it_is_fetched(tmp_path: Path) -> None:

@@ -127,3 +127,29 @@ def test_images_smaller_than_the_model_s_size_are_not_enlarged():
     given = config(model="ddq_lite0", image_size=320)
     assert settle(given, Facts(300, 5, shorter_side=90))[0].image_size == 320
     assert settle(config(), Facts(300, 5, shorter_side=90))[0].image_size == 800
+
+
+@pytest.mark.parametrize(
+    ("side", "share", "gpu_memory", "expected"),
+    [
+        (480, 0.2, None, (256, 448)),
+        (480, 0.045, None, (384, 672)),
+        (256, 0.026, None, (512, 896)),
+        (2000, 0.01, None, (512, 896)),
+        (2000, 0.01, 80, (1024, 1792)),
+        # Nothing is seen in pixels that are made up.
+        (120, 0.04, None, (224, 416)),
+        (90, 0.3, None, (96, 192)),
+        (480, None, None, (256, 448)),
+    ],
+)
+def test_small_objects_get_more_pixels(
+    side: float, share: float | None, gpu_memory: float | None, expected: tuple[int, int]
+):
+    facts = Facts(300, 5, gpu_memory=gpu_memory, shorter_side=side, object_share=share)
+    settled, choices = settle(config(model="ddq_lite0"), facts)
+    assert (settled.image_size, settled.max_size) == expected
+    assert settle(config(), facts)[0].image_size == 800
+    assert settle(config(model="ddq_lite0", image_size=320), facts)[0].image_size == 320
+    reasons = [choice.reason for choice in choices if choice.field == "image_size"]
+    assert ("half of the objects would be" in " ".join(reasons)) == (share is not None and share < 0.05)
