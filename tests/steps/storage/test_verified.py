@@ -186,6 +186,7 @@ def test_failing_disk_ends_it_with_parts_still_to_come(
     put("large", os.urandom(100_000 * 3 * free))
 
     def full(descriptor: int, body: memoryview, offset: int) -> int:
+        time.sleep(1)  # Until all that there is memory for has arrived.
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
