@@ -181,9 +181,9 @@ def test_failing_disk_ends_it_with_parts_still_to_come(
     storage: Storage, put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is lent to those under way comes back, though fewer buffers than parts are there."""
-    monkeypatch.setattr(transfer, "PART_BYTES", 100_000)
+    monkeypatch.setattr(transfer, "PART_BYTES", 2 * transfer.SMALL_BYTES)
     free = BUFFERS.free
-    put("large", os.urandom(100_000 * 3 * free))
+    put("large", os.urandom(2 * transfer.SMALL_BYTES * 3 * free))
 
     def full(descriptor: int, body: memoryview, offset: int) -> int:
         time.sleep(1)  # Until all that there is memory for has arrived.
