@@ -315,13 +315,11 @@ class S3:
                 headers = {"x-amz-content-sha256": EMPTY_SHA256, **_get_headers(span.remote, span.start, span.end)}
                 yield Get(span, *self._signed("GET", self._path(span.remote.key), {}, headers), span.into)
 
-        for ended in self._wire.get_many(requests(), at_once):
-            yield [
-                (get.of, (answer.body, Sums.of(answer.headers)))
-                if answer and answer.status in (200, 206) and _is_of(answer, get.of.remote, get.of.end - get.of.start)
-                else (get.of, None)
-                for get, answer in ended
-            ]
+        try:
+            for ended in self._wire.get_many(requests(), at_once):
+                yield [(get.of, _arrived(answer, get.of)) for get, answer in ended]
+        except NoAnswerError as error:
+            raise self._no_answer(error) from None
 
     def sums(self, remote: RemoteObject) -> Sums:
         """Give what the store says of an object, with the sizes of its parts where it came in parts."""
@@ -365,6 +363,12 @@ def _get_headers(remote: RemoteObject, start: int, end: int) -> dict[str, str]:
     else:
         headers["range"] = f"bytes={start}-{end - 1}"
     return headers
+
+
+def _arrived(answer: Answer | None, span: Span) -> tuple[memoryview, Sums] | None:
+    if answer is None or answer.status not in (200, 206) or not _is_of(answer, span.remote, span.end - span.start):
+        return None
+    return answer.body, Sums.of(answer.headers)
 
 
 def _is_of(answer: Answer, remote: RemoteObject, size: int) -> bool:

@@ -103,11 +103,16 @@ class Wire:
 
         Yields:
             Those that came to an end; None for whichever has no answer, or not all of it.
+
+        Raises:
+            NoAnswerError: it was told to stop.
         """
         multi, under_way, idle = pycurl.CurlMulti(), dict[Any, tuple[Get, _Exchange]](), list[Any]()
         more = True
         try:
-            while not self._stop.is_set():
+            while True:
+                if self._stop.is_set():
+                    raise NoAnswerError("told to stop")
                 while more and len(under_way) < at_once:
                     get = next(wanted, END)
                     if get is None:

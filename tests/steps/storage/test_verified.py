@@ -22,7 +22,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from pipelines.local.s3_server import S3Server
-from steps.common.errors import EXIT_TEMPORARY, EXIT_USER_ERROR, StepError
+from steps.common.errors import EXIT_TEMPORARY, EXIT_USER_ERROR, StepError, TemporaryError
 from steps.dump.journal import Journal
 from steps.storage import transfer
 from steps.storage.checksums import Sums, Tally
@@ -175,6 +175,15 @@ def test_only_what_failed_is_asked_for_again(storage: Storage, between: Proxy, p
     assert {name for name, times in asked.items() if times > 1} == {"001", "050", "051", "099"}
     assert sum(asked.values()) == 104
     assert all(path.is_file() for _, path in wanted)
+
+
+def test_nothing_arrives_of_what_was_told_to_stop(storage: Storage, put: Any, tmp_path: Path) -> None:
+    put("key", b"content")
+    wanted = [(remote, tmp_path / remote.key) for remote in storage.list("")]
+    storage._bucket.stop.set()
+    with pytest.raises(TemporaryError, match="told to stop"):
+        storage.download(wanted, tmp_path / "scratch")
+    assert not (tmp_path / "key").exists()
 
 
 def test_failing_disk_ends_it_with_parts_still_to_come(
