@@ -53,8 +53,8 @@ BUFFERS = Buffers(PARTS_IN_FLIGHT + 4, PART_BYTES)
 def each(items: Iterable[T], workers: int, act: Callable[[T], None], stop: threading.Event | None = None) -> None:
     """Apply `act` to every item in up to `workers` threads; the first failure stops the rest and is raised.
 
-    Threads rather than an event loop: libcurl lets go of the interpreter while it waits, and so do the writing of
-    files and the summing of bytes, which would hold an event loop up.
+    Each may wait, and be tried again, without holding up the others. What is asked for once, and many at a time, comes
+    cheaper from one thread (`steps.storage.wire.Wire.get_many`).
 
     Args:
         items: taken one at a time, in order.
