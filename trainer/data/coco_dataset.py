@@ -19,6 +19,9 @@ from trainer.data.images import read_image, read_size
 from trainer.data.transforms import Sample, Size, Transform, to_tensor
 from trainer.errors import TrainerError
 
+_A_FEW = 10
+"""Boxes of a class from which on it says something about others of it."""
+
 
 @dataclass(frozen=True)
 class Category:
@@ -212,11 +215,20 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return max(self.boxes_by_image, default=0)
 
     @property
-    def object_share(self) -> float | None:
-        """Median side of the objects (the root of a box's area), as a share of their image's shorter side."""
+    def smallest_class(self) -> tuple[str, float] | None:
+        """The class with the smallest objects, of those that have a few, and how small they are; None without any.
+
+        The number is the median of their sides, roots of the boxes' areas, as shares of their images' shorter sides.
+        """
         sides = (self._boxes[:, 2:] - self._boxes[:, :2]).clamp(min=0).prod(1).sqrt()
         shorter = [min(size) for size, count in zip(self.sizes, self.boxes_by_image, strict=True) for _ in range(count)]
-        return float((sides / torch.tensor(shorter)).median()) if shorter else None
+        shares = sides / torch.tensor(shorter)
+        medians = {
+            category.name: float(own.median())
+            for label, category in enumerate(self.categories)
+            if len(own := shares[self._labels == label]) >= _A_FEW
+        }
+        return min(medians.items(), key=lambda item: item[1], default=None)
 
     def objects(self, index: int, size: Size | None = None) -> tuple[Tensor, Tensor]:
         """Boxes `[n, 4]` (x0, y0, x1, y1 in px) and labels `[n]` of an image, cut at the edge of `size`.

@@ -44,8 +44,8 @@ class Facts:
     """GB of the GPU; None on a CPU."""
     shorter_side: float | None = None
     """Median of the images' shorter sides in px."""
-    object_share: float | None = None
-    """Median of the objects' sides, as shares of the shorter sides of their images."""
+    smallest_class: tuple[str, float] | None = None
+    """The class with the smallest objects, and the median of their sides as shares of their images' shorter sides."""
 
 
 @dataclass(frozen=True)
@@ -158,20 +158,21 @@ class _Choices:
 
     def fit_the_images(self) -> None:
         """No more pixels than the images have, where there are few; more of them where the objects have few."""
-        size, side, share = self.config.image_size, self.facts.shorter_side, self.facts.object_share
+        size, side = self.config.image_size, self.facts.shorter_side
         if side is None or not model_info(self.config.model).small:
             return
         wanted, reason = size, ""
         if side < size:
             wanted = max(2 * _STRIDE, _STRIDE * math.ceil(side / _STRIDE))
             reason = f"half of the images have a shorter side of {side:.0f} px or less"
-        if share and share * wanted < _FEW_PIXELS:
+        name, share = self.facts.smallest_class or ("", 1.0)
+        if 0 < share * wanted < _FEW_PIXELS:
             most = min(_MOST_ON_A_CPU if self.facts.gpu_memory is None else _MOST_ON_A_GPU, 2 * side)
             larger = _STRIDE * math.floor(min(most, _FEW_PIXELS / share + _STRIDE - 1) / _STRIDE)
             if larger > wanted:
                 reason = (
-                    f"half of the objects would be {share * wanted:.0f} px large or less at {wanted} px, too few to be "
-                    f"found by; a step takes {(larger / wanted) ** 2:.1f} times as long"
+                    f"half of class {name} would be {share * wanted:.0f} px large or less at {wanted} px, too few to "
+                    f"be found by; a step takes up to {(larger / wanted) ** 2:.1f} times as long"
                 )
                 wanted = larger
         longest = _STRIDE * math.ceil(self.config.max_size * wanted / size / _STRIDE)

@@ -216,7 +216,7 @@ def _facts(train_set: CocoDetection, processes: Processes, device: torch.device)
         images=len(train_set),
         most_boxes=train_set.most_boxes,
         shorter_side=median(min(size) for size in train_set.sizes),
-        object_share=train_set.object_share,
+        smallest_class=train_set.smallest_class,
         processes=processes.size,
         gpu_memory=torch.cuda.get_device_properties(device).total_memory / 1e9 if on_gpu else None,
     )

@@ -105,6 +105,20 @@ def test_boxes_are_cut_at_the_edge_and_empty_ones_go(tmp_path: Path):
     assert corners.tolist() == pytest.approx([0, 40, 16, 48], abs=1e-4)
 
 
+def test_the_class_with_the_smallest_objects_has_a_few_of_them(tmp_path: Path):
+    path = one_image(tmp_path, [[1, 1, 4, 9]] * 10 + [[1, 1, 2, 2]] * 9 + [[1, 1, 12, 12]] * 30)
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": number, "name": name} for number, name in enumerate(["nut", "bolt", "plate"])]
+    for number, box in enumerate(content["annotations"]):
+        box["category_id"] = 0 if number < 10 else 1 if number < 19 else 2
+    path.write_text(json.dumps(content))
+    # The root of 4 x 9 px, of 48; there are too few bolts.
+    assert CocoDetection(path, KEEP).smallest_class == ("nut", 6 / 48)
+    content["annotations"] = content["annotations"][:5]
+    path.write_text(json.dumps(content))
+    assert CocoDetection(path, KEEP).smallest_class is None
+
+
 def test_crowd_regions_are_left_out(tmp_path: Path):
     assert CocoDetection(one_image(tmp_path, [[1, 1, 5, 5]], iscrowd=1), KEEP).num_boxes == 0
 

@@ -146,10 +146,10 @@ def test_images_smaller_than_the_model_s_size_are_not_enlarged():
 def test_small_objects_get_more_pixels(
     side: float, share: float | None, gpu_memory: float | None, expected: tuple[int, int]
 ):
-    facts = Facts(300, 5, gpu_memory=gpu_memory, shorter_side=side, object_share=share)
+    facts = Facts(300, 5, gpu_memory=gpu_memory, shorter_side=side, smallest_class=share and ("seed", share))
     settled, choices = settle(config(model="ddq_lite0"), facts)
     assert (settled.image_size, settled.max_size) == expected
     assert settle(config(), facts)[0].image_size == 800
     assert settle(config(model="ddq_lite0", image_size=320), facts)[0].image_size == 320
     reasons = [choice.reason for choice in choices if choice.field == "image_size"]
-    assert ("half of the objects would be" in " ".join(reasons)) == (share is not None and share < 0.05)
+    assert ("half of class seed would be" in " ".join(reasons)) == (share is not None and share < 0.05)
