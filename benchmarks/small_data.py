@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--seen", type=int, default=2000, help="images, rounded to whole epochs")
     parser.add_argument("--seed", type=int, action="append")
     parser.add_argument("--device", default="cpu", help="on a GPU seconds are those of the clock, memory the GPU's")
+    parser.add_argument("--nine", action="store_true", help="nine images, each at half its size, to an image")
     parser.add_argument("--size", type=int, default=256, help="shorter side in px")
     options = parser.parse_args()
     rows = [(model, model, {}) for model in options.model or MODELS]
@@ -79,6 +80,8 @@ def main() -> None:
                 zipfile.ZipFile(name).extractall(dataset)
             prepare_data(dataset)
             images = hold_out(dataset, options.train_on)
+            if options.nine:
+                images = nine_to_an_image(dataset)
             epochs = max(1, round(options.seen / images))
             for seed in options.seed or [0, 1]:
                 for title, model, changes in rows:
@@ -111,6 +114,37 @@ def hold_out(dataset: Path, train_on: str | None) -> int:
         # Without `info`, whose sums are those of the files as they were.
         files[split].write_text(json.dumps({name: part for name, part in content.items() if name != "info"}))
     return len(both[0]["images"])
+
+
+def nine_to_an_image(dataset: Path) -> int:
+    """Puts the images of a split together, nine at half the first one's size to one; returns how many train."""
+    counts = []
+    for split in ("train", "held_out"):
+        file = annotation_file(dataset, split)
+        content = read_coco(file)
+        images: list[dict[str, Any]] = []
+        boxes: list[dict[str, Any]] = []
+        for start in range(0, len(content["images"]) - 8, 9):
+            nine = content["images"][start : start + 9]
+            width, height = nine[0]["width"] // 2, nine[0]["height"] // 2
+            picture = Image.new("RGB", (3 * width, 3 * height))
+            for place, image in enumerate(nine):
+                left, top = place % 3 * width, place // 3 * height
+                across, down = width / image["width"], height / image["height"]
+                with Image.open(dataset / image["file_name"]) as original:
+                    picture.paste(original.convert("RGB").resize((width, height)), (left, top))
+                for box in content["annotations"]:
+                    if box["image_id"] == image["id"]:
+                        x, y, w, h = box["bbox"]
+                        moved = [left + x * across, top + y * down, w * across, h * down]
+                        area = box["area"] * across * down
+                        boxes.append({**box, "image_id": nine[0]["id"], "bbox": moved, "area": area})
+            name = f"images/{split}-{start}.png"
+            picture.save(dataset / name)
+            images.append({"id": nine[0]["id"], "file_name": name, "width": picture.width, "height": picture.height})
+        file.write_text(json.dumps({**content, "images": images, "annotations": boxes}))
+        counts.append(len(images))
+    return counts[0]
 
 
 def in_own_process(*arguments: Any) -> str:
