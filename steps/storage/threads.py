@@ -47,7 +47,7 @@ class Buffers:
 
 
 BUFFERS = Buffers(PARTS_IN_FLIGHT + 4, PART_BYTES)
-"""Those of the process, whatever is under way in it."""
+"""Those of the process, whatever is under way in it: a few more than parts in flight, for those being written."""
 
 
 def each(items: Iterable[T], workers: int, act: Callable[[T], None], stop: threading.Event | None = None) -> None:
