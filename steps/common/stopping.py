@@ -4,7 +4,6 @@ Imports next to nothing: what comes before it is deaf.
 """
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -64,7 +63,9 @@ def _watch(reader: int) -> None:
     while number := os.read(reader, 1):
         if number[0] == signal.SIGTERM and signal.getsignal(signal.SIGTERM) in (_stop, signal.SIG_IGN):
             time.sleep(SECONDS_TO_CLEAN_UP)
-            for child in multiprocessing.active_children():
+            # Not imported here: who has children has imported it, and whoever is importing it may be who hangs.
+            processes = sys.modules.get("multiprocessing.process")
+            for child in getattr(processes, "active_children", list)():
                 child.kill()
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()

@@ -23,7 +23,7 @@ from steps.storage.config import ONEPANEL_CONFIG_DIR, StorageConfig
 from steps.storage.errors import ChangedError, NotAllowedError, NotThereError, one_line
 from steps.storage.objects import RemoteObject, Sent, Span
 from steps.storage.patience import Patience
-from steps.storage.s3_answers import parse, text_of, xml_of
+from steps.storage.s3_answers import parse, text_of, texts_of, xml_of
 from steps.storage.s3_upload import upload
 from steps.storage.signing import signed
 from steps.storage.wire import Answer, Get, NoAnswerError, Wire
@@ -262,10 +262,11 @@ class S3:
         for page in self.pages(prefix):
             decoded = _decoding(page)
             for entry in page.iterfind("{*}Contents"):
-                key, size = decoded(text_of(entry, "Key")), int(text_of(entry, "Size") or 0)
+                told = texts_of(entry)
+                key, size = decoded(told.get("Key", "")), int(told.get("Size") or 0)
                 if not size and key.endswith("/"):
                     continue
-                found.append(RemoteObject(key, size, text_of(entry, "ETag").strip('"')))
+                found.append(RemoteObject(key, size, told.get("ETag", "").strip('"')))
         return found
 
     def children(self, prefix: str) -> tuple[Sequence[str], Sequence[str]]:

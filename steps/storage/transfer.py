@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,12 @@ class Download:
         arrival.expected, arrival.tally = sums.expected, Tally(sums.expected)
         arrival.tally.add(body)
         # A name a thread, used again and again: a name an object makes file systems twice as slow.
-        temporary = self._scratch / str(threading.get_ident())
-        with temporary.open("wb", buffering=0) as file:
+        temporary = f"{self._scratch}/{threading.get_ident()}"
+        with FileIO(temporary, "w") as file:
             write_at(file.fileno(), body, 0, temporary)
         return self._finish(arrival, temporary)
 
-    def _finish(self, arrival: "_Arrival", temporary: Path) -> Sequence[Span]:
+    def _finish(self, arrival: "_Arrival", temporary: Path | str) -> Sequence[Span]:
         """Put an object in its place, or give the spans to be asked for again if it is not what it should be."""
         remote, target, tally, expected = arrival.remote, arrival.target, arrival.tally, arrival.expected
         if expected and not tally.agrees:
@@ -239,7 +240,7 @@ def _each_taken(arriving: Iterator[Ended], take: Callable[[Ended], None], writer
         written.result()
 
 
-def write_at(descriptor: int, body: memoryview, offset: int, path: Path) -> None:
+def write_at(descriptor: int, body: memoryview, offset: int, path: Path | str) -> None:
     """Write all of `body`: a disk that is filling up takes a part of it first, without an error."""
     try:
         while len(body):

@@ -82,6 +82,7 @@ class Wire:
             curl = pycurl.Curl()
         exchange = _Exchange(body, into)
         try:
+            self._set_up(curl)
             self._prepare(curl, exchange, method, url, headers)
             curl.setopt(pycurl.NOPROGRESS, 0)
             curl.setopt(pycurl.XFERINFOFUNCTION, lambda *_: self._stop.is_set())
@@ -120,7 +121,7 @@ class Wire:
                     if get is END:
                         more = False
                         break
-                    curl, exchange = idle.pop() if idle else pycurl.Curl(), _Exchange(b"", get.into)
+                    curl, exchange = idle.pop() if idle else self._curl(), _Exchange(b"", get.into)
                     self._prepare(curl, exchange, "GET", get.url, get.headers)
                     under_way[curl] = get, exchange
                     multi.add_handle(curl)
@@ -133,7 +134,7 @@ class Wire:
                     multi.remove_handle(curl)
                     get, exchange = under_way.pop(curl)
                     ended.append((get, exchange.answer(curl.getinfo(pycurl.RESPONSE_CODE))))
-                    curl.reset()
+                    curl.setopt(pycurl.WRITEFUNCTION, len)  # Lets go of the bytes.
                     idle.append(curl)
                 for curl, *_ in failed:
                     multi.remove_handle(curl)
@@ -148,8 +149,13 @@ class Wire:
                 multi.remove_handle(curl)
             multi.close()
 
-    def _prepare(self, curl: Any, exchange: "_Exchange", method: str, url: str, headers: Mapping[str, str]) -> None:
-        curl.setopt(pycurl.URL, url)
+    def _curl(self) -> Any:
+        curl = pycurl.Curl()
+        self._set_up(curl)
+        return curl
+
+    def _set_up(self, curl: Any) -> None:
+        """Set what is the same for all requests."""
         curl.setopt(pycurl.NOSIGNAL, 1)
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         curl.setopt(pycurl.CAINFO, self._ca_bundle)
@@ -157,6 +163,10 @@ class Wire:
         curl.setopt(pycurl.LOW_SPEED_LIMIT, 1)
         curl.setopt(pycurl.LOW_SPEED_TIME, math.ceil(self._stall_seconds))
         curl.setopt(pycurl.BUFFERSIZE, 512 * 1024)
+
+    def _prepare(self, curl: Any, exchange: "_Exchange", method: str, url: str, headers: Mapping[str, str]) -> None:
+        """Set what is one request's own."""
+        curl.setopt(pycurl.URL, url)
         curl.setopt(pycurl.WRITEFUNCTION, exchange.received.write if exchange.into is None else exchange.fill)
         curl.setopt(pycurl.HEADERFUNCTION, exchange.lines.append)
         if method == "HEAD":
@@ -202,11 +212,11 @@ class _Exchange:
 
     def answer(self, status: int) -> Answer:
         found: dict[str, str] = {}
-        for line in self.lines:
-            name, colon, value = line.decode("latin-1").partition(":")
+        for line in b"".join(self.lines).decode("latin-1").split("\n"):
+            name, colon, value = line.partition(":")
             if colon:
                 found[name.lower()] = value.strip()
-            elif line.startswith(b"HTTP/"):  # Of the last answer only, where an interim one came before it.
+            elif line.startswith("HTTP/"):  # Of the last answer only, where an interim one came before it.
                 found = {}
         return Answer(status, found, self.received.getbuffer() if self.into is None else self.into[: self.arrived])
 
