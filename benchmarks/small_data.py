@@ -32,6 +32,7 @@ from steps.prepare import prepare_data
 from trainer.config import TrainConfig
 from trainer.data.batch import Batch
 from trainer.data.coco_dataset import annotation_file, read_coco
+from trainer.data.images import read_image
 from trainer.evaluation.coco_metrics import coco_metrics
 from trainer.evaluation.evaluate import evaluate
 from trainer.training.train import train
@@ -131,8 +132,7 @@ def nine_to_an_image(dataset: Path) -> int:
             for place, image in enumerate(nine):
                 left, top = place % 3 * width, place // 3 * height
                 across, down = width / image["width"], height / image["height"]
-                with Image.open(dataset / image["file_name"]) as original:
-                    picture.paste(original.convert("RGB").resize((width, height)), (left, top))
+                picture.paste(read_image(dataset / image["file_name"]).resize((width, height)), (left, top))
                 for box in content["annotations"]:
                     if box["image_id"] == image["id"]:
                         x, y, w, h = box["bbox"]
