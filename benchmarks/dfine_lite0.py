@@ -21,7 +21,6 @@ from trainer.models.backbones.efficientnet_lite import (
 )
 from trainer.models.family import Family, ModelInfo
 from trainer.models.hf.model import HFDetector
-from trainer.models.hf.settings import HFSettings
 from trainer.models.registry import register
 
 _DIM = 128
@@ -100,7 +99,7 @@ def build(spec: Mapping[str, Any]) -> DFineLite0:
 register(
     Family(
         name="dfine_lite0",
-        settings=HFSettings,
+        settings_class="trainer.models.hf.settings.HFSettings",
         module="dfine_lite0",
         models={
             "dfine_lite0": ModelInfo(

@@ -14,10 +14,8 @@ from rich.filesize import decimal
 from steps.common.errors import StepError, TemporaryError
 from steps.common.lock import only_writer
 from steps.common.progress import progress
-from steps.cvat.address import Place
-from steps.cvat.export import STATES, export, frame_numbers, parts, write_ids
+from steps.cvat.address import STATES
 from steps.cvat.links import IDS
-from steps.cvat.server import Server
 from steps.dump.journal import Fetched, Journal, version_of
 from steps.dump.series import dump_version, note_version, read_last_run
 from steps.dump.source import (
@@ -35,7 +33,6 @@ from steps.dump.target import (
     LOCK,
     STATE_DIR,
     empty_scratch,
-    listed,
     note_source,
     nothing_in_the_way,
     refuse_full_disk,
@@ -44,7 +41,6 @@ from steps.dump.target import (
     settle,
 )
 from steps.dump.unpack import unpack, unpacked
-from steps.hyperparameters import check_settings
 from steps.options import (
     BatchSize,
     Bucket,
@@ -60,6 +56,7 @@ from steps.options import (
     choice,
 )
 from steps.remember import note_place, place_of, remembered
+from steps.settings import check_settings
 from steps.storage.config import StorageConfig
 from steps.storage.objects import RemoteObject
 from steps.storage.store import Storage, open_storage
@@ -196,7 +193,9 @@ def _bring(source: Source, dataset_dir: Path, state: str) -> Fetched:
         (dataset_dir / IDS).unlink(missing_ok=True)
     match source:
         case ServerTasks(places):
-            return _export(places, state, dataset_dir)
+            from steps.dump.server_tasks import bring_tasks  # Deferred: its HTTP is for these alone.
+
+            return bring_tasks(places, state, dataset_dir)
         case LocalFolder(path):
             return _copy(path, dataset_dir)
         case LocalArchive(path):
@@ -213,33 +212,6 @@ def _bring(source: Source, dataset_dir: Path, state: str) -> Fetched:
             archive = dataset_dir / ARCHIVE
             _download(storage, [(remote, archive)], dataset_dir)
             return unpack(archive, str(source), remote.version, dataset_dir)
-
-
-def _export(places: Sequence[Place], state: str, dataset_dir: Path) -> Fetched:
-    """Export tasks and jobs from a CVAT server, each into a folder of its own, unless they are there as they are."""
-    with Server(places[0].host) as server:
-        wanted = parts(server, places, state)
-        folders = {part.folder for part in wanted}
-        described, kept = [], 0
-
-        def there() -> list[PurePosixPath]:
-            return [name for name in map(PurePosixPath, listed(dataset_dir)) if name.parts[0] in folders]
-
-        for part in wanted:
-            if same := unpacked(part.version, dataset_dir, part.folder):
-                kept += same.kept
-            else:
-                archive = dataset_dir / ARCHIVE
-                export(server, part, archive)
-                beside = [dataset_dir / name for name in there() if name.parts[0] != part.folder]
-                shown = f"{server.host}'s export of {part.kind} {part.id}"
-                kept += unpack(archive, shown, part.version, dataset_dir, part.folder, beside).kept
-            files = [str(name.relative_to(part.folder)) for name in there() if name.parts[0] == part.folder]
-            described.append((part, frame_numbers(server, part, files)))
-        files_there = [dataset_dir / name for name in there()]
-        settle(files_there, dataset_dir)
-        write_ids(dataset_dir / IDS, server, described)
-    return Fetched(len(files_there), kept, sum(path.stat().st_size for path in files_there))
 
 
 def _name(key: str, prefix: str) -> PurePosixPath:

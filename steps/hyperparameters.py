@@ -1,20 +1,16 @@
-"""What `hyperparameters` takes: the list of it, and the check of what was given. Needs no torch."""
+"""What `hyperparameters` takes, as a table or as a page. Needs no torch."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from steps.common.console import Screen, say
 from steps.common.errors import StepError
-from steps.common.files import parse_yaml
 from steps.options import MODELS, Model
-from trainer.config import TrainConfig
-from trainer.errors import TrainerError
 from trainer.hyperparameters import Hyperparameter, hyperparameters, own_defaults
-from trainer.models.choice import AUTO, CANDIDATES
+from trainer.models.choice import AUTO
 
 INTRODUCTION = """\
 # Hyperparameters
@@ -26,62 +22,6 @@ leaves open, the defaults below hold. `python -m steps hyperparameters --model N
 `make docs` generates this page from the declarations in `trainer/`.
 """
 COLUMNS = ("Name", "Values", "Default", "Meaning")
-
-
-def parse_hyperparameters(text: str) -> dict[str, Any]:
-    """Read the settings that a user wrote, by name.
-
-    Raises:
-        StepError: it is not YAML with names and values.
-    """
-    try:
-        settings = parse_yaml(text)
-    except ValueError as error:
-        raise StepError(f"--hyperparameters is not readable YAML ({error})") from None
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise StepError(f"--hyperparameters is {text.strip()[:60]!r}: write one 'name: value' a line")
-    return {str(name): value for name, value in settings.items()}
-
-
-def check_settings(
-    model: str = AUTO,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    hyperparameters: str = "",
-    checkpoint: str = "",
-) -> None:
-    """Refuse what training would refuse, where there is neither torch nor the data: before a GPU is waited for.
-
-    What `auto` will be is not known here: settings pass that suit any model it can be.
-
-    Raises:
-        StepError: a setting is unknown (with the nearest names) or out of range.
-    """
-    overrides = parse_hyperparameters(hyperparameters)
-    named = str(overrides.get("model") or model)
-    models: Sequence[str] = [named]
-    if named == AUTO:
-        models = CANDIDATES
-        if checkpoint.strip() or "pretrained" in overrides:
-            # A checkpoint names its own model.
-            models = [*models, *MODELS]
-    errors: list[TrainerError] = []
-    for each in models:
-        try:
-            TrainConfig.create(
-                {**overrides, "model": each},
-                dataset_dir=Path(),
-                output_dir=Path(),
-                epochs=epochs,
-                batch_size=batch_size,
-            )
-        except TrainerError as error:
-            errors.append(error)
-        else:
-            return
-    raise StepError(str(errors[0]))
 
 
 def show_hyperparameters(

@@ -11,7 +11,6 @@ from steps.common.errors import StepError
 from steps.common.files import read_json
 from steps.common.lock import refusal
 from steps.dataset.layout import check_prepared
-from steps.hyperparameters import check_settings, parse_hyperparameters
 from steps.options import (
     BatchSize,
     Bucket,
@@ -27,11 +26,12 @@ from steps.options import (
     Region,
     Seed,
 )
+from steps.settings import check_settings, parse_hyperparameters
 from steps.storage.address import has_scheme
 from steps.storage.config import StorageConfig
 from steps.storage.store import open_storage
 from trainer.models.choice import AUTO
-from trainer.models.hf.settings import PREFIX
+from trainer.models.hf.family import PREFIX
 
 log = logging.getLogger(__name__)
 

@@ -145,6 +145,7 @@ def test_files_that_the_documents_name_exist() -> None:
         ("pipelines.cli", ["torch", "trainer.training.train"]),
         ("pipelines.workflow.compile", ["torch", "trainer.training.train"]),
         ("steps.cli", ["torch", "hera", "matplotlib", "scipy"]),
+        ("steps.fetch", ["torch", "pydantic", "botocore", "urllib3", "numpy"]),
         ("trainer.config", ["torch"]),
     ],
 )

@@ -301,7 +301,7 @@ def _train_file(given: Mapping[str, Any]) -> Path:
 
 
 def _obtain(published: Published) -> str | None:
-    from trainer.models.hf.settings import PREFIX
+    from trainer.models.hf.family import PREFIX
     from trainer.models.hf.source import obtain
 
     _log.info(

@@ -16,7 +16,7 @@ from pipelines.workflow.options import Options
 from steps.cli import parse
 from steps.common.errors import StepError
 from steps.common.files import parse_yaml
-from steps.hyperparameters import check_settings
+from steps.settings import check_settings
 
 LARGEST = 10_000_000
 """Characters of a manifest, of which etcd takes a seventh: who reads a device reads without end."""

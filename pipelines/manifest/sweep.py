@@ -22,7 +22,7 @@ from pipelines.workflow.contract import DATA, OUTPUT, STEPS_COMMAND, VOLUMES
 from pipelines.workflow.parameters import HYPERPARAMETERS
 from steps.common.errors import StepError
 from steps.common.files import parse_yaml
-from steps.hyperparameters import parse_hyperparameters
+from steps.settings import parse_hyperparameters
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from steps.annotate import annotate_tasks
-from steps.cvat.export import STATES
+from steps.cvat.address import STATES
 from steps.dataset.model import CROWDS, FRAME_ORDERS
 from steps.fetch import fetch_dump
 from steps.options import MODEL_CHOICES

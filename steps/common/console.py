@@ -10,7 +10,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, TextIO
@@ -68,6 +67,8 @@ def create_app(name: str | None, text: str, epilog: str | None = None) -> typer.
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
             say(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
         except PackageNotFoundError:

@@ -7,6 +7,9 @@ from steps.common.errors import StepError
 
 EXAMPLE = "https://cvat.example.com/tasks/42"
 
+STATES = ("any", "completed", "accepted")
+"""Which jobs are taken: all, those that are completed, those that passed acceptance as well."""
+
 SERVER_EXAMPLE = "https://cvat.example.com or https://cvat.example.com/projects/7"
 
 _SERVER = re.compile(r"https?://[^/?#@\s]+/?", re.IGNORECASE)

@@ -21,9 +21,6 @@ log = logging.getLogger(__name__)
 FORMAT = "CVAT for images 1.1"
 """Keeps every shape with its rotation and attributes, and the names of frames, of which videos have images too."""
 
-STATES = ("any", "completed", "accepted")
-"""Which jobs are taken: all, those that are completed, those that passed acceptance as well."""
-
 
 @dataclass(frozen=True)
 class Part:

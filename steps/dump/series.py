@@ -10,8 +10,6 @@ import orjson
 
 from steps.common.errors import StepError
 from steps.common.files import parse_json, write_json
-from steps.cvat.export import parts
-from steps.cvat.server import Server
 from steps.dump.journal import version_of
 from steps.dump.source import BucketArchive, BucketFolder, LocalArchive, LocalFolder, ServerTasks, Source, files_of
 from steps.dump.target import STATE_DIR
@@ -54,6 +52,9 @@ def dump_version(source: Source, state: str) -> str:
         case BucketArchive(_, remote):
             rows = [("", remote.version)]
         case ServerTasks(places):
+            from steps.cvat.export import parts  # Deferred, as in `fetch`.
+            from steps.cvat.server import Server
+
             with Server(places[0].host) as server:
                 rows = [(part.folder, part.version) for part in parts(server, places, state)]
     return hashlib.sha256(orjson.dumps(sorted(rows, key=lambda row: row[0]))).hexdigest()

@@ -1,6 +1,7 @@
 """One bucket on S3. botocore settles endpoint, region and credentials; libcurl moves the bytes."""
 
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,6 +66,8 @@ def open_s3(bucket: str, config: StorageConfig) -> "S3":
         session.set_credentials(config.access_key, config.secret_key)
 
     def address(region: str) -> tuple[str, str]:
+        if named := named_server(endpoint, session):
+            return named, region
         client = session.create_client(
             "s3",
             endpoint_url=endpoint or None,
@@ -98,6 +101,18 @@ def open_s3(bucket: str, config: StorageConfig) -> "S3":
         return S3(bucket, url, region, credentials, ca_bundle, config)
     xml_of(answer, store.where)
     return store
+
+
+def named_server(endpoint: str, session: botocore.session.Session) -> str:
+    """Give the address of a server that is not Amazon's, if arguments or environment name one.
+
+    It is what botocore would use, which takes a tenth of a second to find out what Amazon's would have been.
+    <https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>
+    """
+    if not endpoint and not session.get_config_variable("ignore_configured_endpoint_urls"):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    well_formed = re.fullmatch(r"https?://[^/?#@\s]+", endpoint.rstrip("/"))
+    return "" if not well_formed or _is_amazon(endpoint) else endpoint.rstrip("/")
 
 
 def _is_amazon(endpoint: str) -> bool:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from trainer.config import TrainConfig, config_class, parse
 from trainer.errors import TrainerError
-from trainer.models.detr.settings import DETR
+from trainer.models.detr.family import DETR
 
 ROOT = Path(__file__).parents[2]
 PATHS = {"dataset_dir": "data", "output_dir": "out"}

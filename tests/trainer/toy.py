@@ -65,4 +65,9 @@ class ToyDetector(DetectionModel):
 
 
 build = ToyDetector
-TOY = Family("toy", ToySettings, __name__, {"toy_grid": ModelInfo({"pretrained": None, "image_size": 64, "lr": 1e-3})})
+TOY = Family(
+    "toy",
+    f"{__name__}.ToySettings",
+    __name__,
+    {"toy_grid": ModelInfo({"pretrained": None, "image_size": 64, "lr": 1e-3})},
+)

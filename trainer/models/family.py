@@ -1,4 +1,4 @@
-"""What is known about a family of models without importing torch."""
+"""What is known about a family of models without importing torch, or even its settings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from trainer.models.interface import DetectionModel
 
 
@@ -36,8 +36,8 @@ class Family:
     """Models that share their code and their settings."""
 
     name: str
-    settings: type[BaseModel]
-    """Hyperparameters of this family, beside those of `TrainConfig`; their names must differ."""
+    settings_class: str
+    """Dotted name of the class of `settings`, imported when they are asked for: pydantic takes a tenth of a second."""
     module: str
     """Dotted name of the module with `build(spec)`, imported when a model is built."""
     models: Mapping[str, ModelInfo]
@@ -52,6 +52,13 @@ class Family:
     """Those of them about which more is known."""
     max_objects: str | None = None
     """The setting that limits how many objects can be found in an image, if one does."""
+
+    @property
+    def settings(self) -> type[BaseModel]:
+        """Hyperparameters of this family, beside those of `TrainConfig`; their names must differ."""
+        module, _, name = self.settings_class.rpartition(".")
+        found: type[BaseModel] = getattr(import_module(module), name)
+        return found
 
     def info(self, model: str) -> ModelInfo | None:
         """What is known about a model; None for a model that is not of this family."""

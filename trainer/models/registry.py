@@ -1,15 +1,15 @@
-"""The models on offer: a family is a folder and a line here. Needs no torch."""
+"""The models on offer: a family is a folder and a line here. Needs neither torch nor pydantic."""
 
 from __future__ import annotations
 
 import difflib
 
 from trainer.errors import TrainerError
-from trainer.models.ddq.settings import DDQ
-from trainer.models.detr.settings import DETR
+from trainer.models.ddq.family import DDQ
+from trainer.models.detr.family import DETR
 from trainer.models.family import Family, ModelInfo
-from trainer.models.fasterrcnn.settings import FASTERRCNN
-from trainer.models.hf.settings import HF
+from trainer.models.fasterrcnn.family import FASTERRCNN
+from trainer.models.hf.family import HF
 
 _FAMILIES: dict[str, Family] = {}
 

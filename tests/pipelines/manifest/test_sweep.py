@@ -6,7 +6,7 @@ from pipelines.errors import PipelineError
 from pipelines.manifest.reader import Manifest
 from pipelines.manifest.sweep import part, read_sweep, without
 from pipelines.workflow.contract import WORKFLOW
-from steps.hyperparameters import parse_hyperparameters
+from steps.settings import parse_hyperparameters
 
 
 def test_each_combination_is_a_run_with_its_own_parameters() -> None:

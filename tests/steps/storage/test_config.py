@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 import yaml
 
 from pipelines.local.s3_server import S3Server
 from steps.storage.config import StorageConfig
+from steps.storage.s3 import named_server
 from steps.storage.store import open_storage
 from tests.steps.refusals import refused
 
@@ -137,3 +139,33 @@ def test_endpoint_with_a_password_is_refused_and_not_shown(tmp_path: Path, endpo
         StorageConfig.resolve(endpoint=endpoint, config_dir=tmp_path, environ={})
     assert "me:" not in told.message
     assert "secret" not in told.message
+
+
+OWN, COMMON = "http://own.example:9000/", "https://common.example"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"AWS_ENDPOINT_URL_S3": OWN, "AWS_ENDPOINT_URL": COMMON}, "http://own.example:9000"),
+        ({"AWS_ENDPOINT_URL": COMMON}, COMMON),
+        ({"AWS_ENDPOINT_URL_S3": "", "AWS_ENDPOINT_URL": COMMON}, COMMON),
+        ({"AWS_ENDPOINT_URL": COMMON, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}, ""),
+        ({"AWS_ENDPOINT_URL": "https://s3.eu-central-1.amazonaws.com"}, ""),
+        ({"AWS_CONFIG_FILE": "endpoint_url = https://of-the-file.example"}, ""),
+        ({"AWS_ENDPOINT_URL": COMMON, "AWS_CONFIG_FILE": "endpoint_url = https://of-the-file.example"}, COMMON),
+    ],
+)
+def test_server_that_the_environment_names_is_the_one_that_botocore_would_use(
+    no_aws: None, environment: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        if name == "AWS_CONFIG_FILE":
+            (tmp_path / "config").write_text(f"[default]\n{value}\n")
+            value = str(tmp_path / "config")
+        monkeypatch.setenv(name, value)
+    session = botocore.session.Session()
+    client = session.create_client("s3", "us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+    found = named_server("", session)
+    assert found == expected
+    assert not found or found == client.meta.endpoint_url.rstrip("/")

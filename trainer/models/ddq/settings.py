@@ -1,10 +1,8 @@
-"""Hyperparameters of the distinct-query detector and the model on offer, without torch."""
+"""Hyperparameters of the distinct-query detector, without torch."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from trainer.models.family import Family, ModelInfo
 
 
 class DdqSettings(BaseModel):
@@ -30,36 +28,3 @@ class DdqSettings(BaseModel):
     giou_loss: float = Field(2, ge=0, description="Weight of the generalised IoU loss")
     dense_loss: float = Field(4, ge=0, description="Weight of the first stage's losses")
     assigned_cells: int = Field(10, ge=1, description="Cells of the first stage that learn from each object")
-
-
-# Tried on BCCD, on photographs of raccoons and on the drawn sample; see benchmarks/README.md.
-_MODELS = {
-    "ddq_lite0": ModelInfo(
-        {
-            "pretrained": "imagenet",
-            "epochs": 14,
-            "batch_size": 4,
-            "lr": 8e-4,
-            "lr_backbone": 2e-4,
-            "weight_decay": 1e-2,
-            "clip_max_norm": 5.0,
-            "warmup_steps": 20,
-            "lr_drop_at": 0.7,
-            "ema_decay": 0.98,
-            "image_size": 256,
-            "max_size": 448,
-            # The paper's crops and scales, made for 800 px, would leave few pixels of small objects.
-            "augment": "light",
-        },
-        {"imagenet": 1_000, "checkpoint": 600, "none": 4_000},
-        small=True,
-    ),
-}
-
-DDQ = Family(
-    name="ddq",
-    settings=DdqSettings,
-    module="trainer.models.ddq.model",
-    models=_MODELS,
-    max_objects="num_queries",
-)

@@ -19,9 +19,9 @@ from trainer.models.detr import pretrained
 from trainer.models.detr.anchors import look_nearby, position_codes, spread_boxes
 from trainer.models.detr.architectures import ARCHITECTURES, Architecture
 from trainer.models.detr.criterion import FIGURES, SetCriterion
+from trainer.models.detr.family import DETR as FAMILY
 from trainer.models.detr.matcher import HungarianMatcher
 from trainer.models.detr.position_encoding import SinePositionEncoding, position_encoding
-from trainer.models.detr.settings import DETR as FAMILY
 from trainer.models.detr.settings import SIZES, DetrSettings
 from trainer.models.detr.transformer import DecoderLayer, Transformer
 from trainer.models.interface import DetectionModel, Target

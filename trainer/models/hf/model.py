@@ -24,7 +24,7 @@ from torchvision.ops import box_convert
 from trainer import checkpoint
 from trainer.errors import TrainerError
 from trainer.models.class_rows import choose_rows, match_names
-from trainer.models.hf.settings import PREFIX
+from trainer.models.hf.family import PREFIX
 from trainer.models.hf.source import Source, find_source, require_library
 from trainer.models.interface import DetectionModel, Target, groups_without_decay
 
