@@ -29,6 +29,16 @@ class Layer(NamedTuple):
     """float32 `[B, Q, 4]`, cx, cy, w, h in px of the padded images."""
 
 
+class Among(NamedTuple):
+    """Which queries see one another: `groups` times `size` of them that follow each other, and none beyond its group.
+
+    Most of the second stage's time went to pairs that were masked, before the groups were computed one by one.
+    """
+
+    groups: int
+    size: int
+
+
 class PairBias(nn.Module):
     """How much a query attends to another, from where their boxes lie and which of the two scores higher.
 
@@ -74,7 +84,14 @@ class DecoderLayer(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(
-        self, queries: Tensor, before: Layer, memory: Tensor, shapes: Sequence[Shape], size: Tensor, hidden: Tensor
+        self,
+        queries: Tensor,
+        before: Layer,
+        memory: Tensor,
+        shapes: Sequence[Shape],
+        size: Tensor,
+        visible: Tensor,
+        among: Sequence[Among],
     ) -> tuple[Tensor, Layer]:
         """One round.
 
@@ -84,27 +101,38 @@ class DecoderLayer(nn.Module):
             memory: `[B, N, dim]`, the cells of the pyramid.
             shapes: of its levels.
             size: `[4]`, width, height, width, height of the padded images in px.
-            hidden: bool `[B, Q, Q]`, True where the first query must not see the second.
+            visible: bool `[B, Q]`, False for a query that no other is to see.
+            among: which queries see one another, in the order of the queries; they sum up to Q.
 
         Returns:
             The queries and what they say now.
         """
         logits, boxes = before.logits.detach(), before.boxes.detach()
-        bias = self.pair_bias(boxes, logits.amax(-1))
-        bias = bias.masked_fill(hidden[:, None], -torch.inf)
-        queries = self.norm1(queries + self._self_attention(queries, bias))
+        attended = self._self_attention(queries, boxes, logits.amax(-1), visible, among)
+        queries = self.norm1(queries + attended)
         queries = self.norm2(queries + self.cross_attention(queries, boxes / size, memory, shapes))
         queries = self.norm3(queries + self.feedforward(queries))
         # float32 under autocast too: three digits would lose the last pixels of a box.
         after = Layer(logits + self.class_embed(queries).float(), refine(boxes, self.box_embed(queries).float()))
         return queries, after
 
-    def _self_attention(self, queries: Tensor, bias: Tensor) -> Tensor:
-        batch, count, dim = queries.shape
-        parts = self.qkv(queries).reshape(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        query, key, value = parts.unbind()
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        return self.projection(mixed.transpose(1, 2).reshape(batch, count, dim))
+    def _self_attention(
+        self, queries: Tensor, boxes: Tensor, scores: Tensor, visible: Tensor, among: Sequence[Among]
+    ) -> Tensor:
+        batch, _, dim = queries.shape
+        sizes = [groups * size for groups, size in among]
+        rows = zip(*(values.split(sizes, dim=1) for values in (self.qkv(queries), boxes, scores, visible)), strict=True)
+        mixed = []
+        for (groups, size), values in zip(among, rows, strict=True):
+            qkv, places, heights, seen = (part.reshape(batch * groups, size, *part.shape[2:]) for part in values)
+            # Itself each query sees always: a softmax over nothing is not a number.
+            others = ~torch.eye(size, dtype=torch.bool, device=queries.device)
+            bias = self.pair_bias(places, heights).masked_fill((~seen[:, None] & others)[:, None], -torch.inf)
+            parts = qkv.reshape(batch * groups, size, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+            query, key, value = parts.unbind()
+            found = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+            mixed.append(found.transpose(1, 2).reshape(batch, groups * size, dim))
+        return self.projection(torch.cat(mixed, dim=1))
 
 
 def refine(boxes: Tensor, deltas: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from trainer.errors import TrainerError
 from trainer.models.backbones.efficientnet_lite import PYRAMID_CHANNELS, PYRAMID_STRIDES, LiteBackbone, pyramid
 from trainer.models.ddq import pretrained
 from trainer.models.ddq.criterion import FIGURES, Outputs, losses
-from trainer.models.ddq.decoder import DecoderLayer, Layer
+from trainer.models.ddq.decoder import Among, DecoderLayer, Layer
 from trainer.models.ddq.denoising import Denoising, make_denoising
 from trainer.models.ddq.dense_head import Dense, DenseHead, flatten_levels
 from trainer.models.ddq.neck import PyramidNeck
@@ -98,13 +98,11 @@ class DdqDetector(DetectionModel):
 
         boxes, cells = box_convert(_gather(dense.boxes, queries.indices), "xyxy", "cxcywh"), queries.indices
         distinct, count = queries.distinct, queries.indices.shape[1]
+        among = [Among(1, count)]
         if denoising is not None:
             boxes = torch.cat([boxes, denoising.boxes], dim=1)
             cells = torch.cat([cells, denoising.cells], dim=1)
-        group = _groups(queries, denoising)
-        apart = group[:, None] != group
-        # Itself each query sees always: a softmax over nothing is not a number.
-        others = ~torch.eye(group.shape[0], dtype=torch.bool, device=group.device)
+            among.append(Among(denoising.groups, denoising.boxes.shape[1] // denoising.groups))
 
         state = self.query_embed(torch.cat([_gather(memory, cells), _gather(dense.features, cells)], dim=-1))
         said = Layer(_gather(dense.logits, cells), boxes)
@@ -116,7 +114,7 @@ class DdqDetector(DetectionModel):
                 scores = said.logits[:, :count].detach().amax(-1)
                 distinct = suppress(corners, scores, distinct, self.settings.distinct_iou)
             visible = distinct if denoising is None else torch.cat([distinct, denoising.present], dim=1)
-            state, said = layer(state, said, memory, shapes, size, (apart | ~visible[:, None]) & others)
+            state, said = layer(state, said, memory, shapes, size, visible, among)
             layers.append(said)
             kept.append(distinct)
         logits, boxes = (torch.stack([getattr(said, name) for said in layers]) for name in Layer._fields)
@@ -186,14 +184,3 @@ def build(spec: Mapping[str, Any]) -> DdqDetector:
 def _gather(values: Tensor, indices: Tensor) -> Tensor:
     """Rows `[B, Q]` of `[B, N, c]` as `[B, Q, c]`."""
     return values.gather(1, indices[..., None].expand(-1, -1, values.shape[2]))
-
-
-def _groups(queries: Queries, denoising: Denoising | None) -> Tensor:
-    """Number `[Q + R]` of the group that a query belongs to: groups do not see each other."""
-    count = queries.indices.shape[1]
-    own = torch.zeros(count, dtype=torch.int64, device=queries.indices.device)
-    if denoising is None:
-        return own
-    extra = denoising.boxes.shape[1]
-    numbers = torch.arange(extra, device=own.device) // (extra // denoising.groups) + 1
-    return torch.cat([own, numbers])
